@@ -1,0 +1,64 @@
+/* The arena: one shared memory file, mapped whole.
+ *
+ * The supervisor maps all of it read-write. A worker maps all of it read-only from a read-only
+ * descriptor, which the kernel then refuses to upgrade, and beside that the header and slots, and
+ * its own lease, read-write. After that it closes both descriptors: no further mapping can be made.
+ *
+ * Every function runs in the process that owns the vw_arena, from one thread at a time; none takes
+ * the GIL. 0 or -errno. */
+#ifndef VW_ARENA_H
+#define VW_ARENA_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "layout.h"
+
+typedef struct vw_arena {
+  char *base;       /* the whole file: read-write for the supervisor, read-only in a worker */
+  uint64_t size;    /* bytes */
+  char *head;       /* header and slots, read-write */
+  char *lease;      /* the worker's own region, read-write; NULL before vw_arena_lease */
+  uint64_t lease_offset;
+  uint64_t lease_size;
+  uint64_t data_offset;
+  uint64_t data_size;
+  int fd;          /* read-write descriptor, or -1 */
+  int readonly_fd; /* worker: what `base` is mapped from, or -1 */
+  bool writable;   /* `base` is read-write: this is the supervisor */
+} vw_arena;
+
+/* Why vw_arena_attach refused a file: for the message. */
+enum vw_refusal { VW_ACCEPTED = 0, VW_BAD_FILE, VW_TOO_SMALL, VW_BAD_MAGIC, VW_BAD_VERSION, VW_BAD_DATA, VW_REFUSED_MAP };
+
+/* Supervisor: makes a sealed memfd (name NULL) or a new POSIX shared memory object, maps it and
+ * writes the header. `size` is rounded up to VW_DATA_ALIGN by the caller. */
+int vw_arena_create(vw_arena *arena, uint64_t size, const char *name);
+
+/* Worker: maps the file behind the two descriptors, which it takes over also when it fails.
+ * size 0: the file's own. */
+int vw_arena_attach(vw_arena *arena, int fd, int readonly_fd, uint64_t size, enum vw_refusal *refusal);
+
+/* Worker: maps its lease read-write. Once. -EINVAL: not page-aligned, outside the data, or a second. */
+int vw_arena_lease(vw_arena *arena, uint64_t offset, uint64_t size);
+
+/* Closes the descriptors. */
+void vw_arena_close_descriptors(vw_arena *arena);
+
+/* Unmaps and closes everything. Idempotent. */
+void vw_arena_close(vw_arena *arena);
+
+/* Where [offset, offset + nbytes) is in this process: in the lease if it lies there, else in the
+ * whole mapping; NULL outside the arena. `writable` tells whether it may be written to. */
+char *vw_arena_at(const vw_arena *arena, uint64_t offset, uint64_t nbytes, bool *writable);
+
+/* The arena offset of process memory [address, address + nbytes), or UINT64_MAX if it isn't arena memory. */
+uint64_t vw_arena_locate(const vw_arena *arena, const void *address, uint64_t nbytes);
+
+/* Takes the pages of [offset, offset + nbytes) now, in huge pages where the kernel offers them. */
+int vw_arena_prefault(const vw_arena *arena, uint64_t offset, uint64_t nbytes);
+
+/* Supervisor: gives the pages of [offset, offset + nbytes) back; they read as zeros. */
+int vw_arena_discard(const vw_arena *arena, uint64_t offset, uint64_t nbytes);
+
+#endif

@@ -1,0 +1,43 @@
+#include "dlpack.h"
+
+#include <stdlib.h>
+
+/* Type codes of the specification. */
+enum { DL_INT = 0, DL_UINT = 1, DL_FLOAT = 2, DL_BFLOAT = 4, DL_COMPLEX = 5, DL_BOOL = 6, DL_F8_E4M3FN = 10, DL_F8_E5M2 = 12 };
+
+static const vw_dl_dtype dtypes[VW_DTYPE_COUNT] = {
+    [VW_BOOL] = {DL_BOOL, 8, 1},       [VW_U8] = {DL_UINT, 8, 1},        [VW_U16] = {DL_UINT, 16, 1},
+    [VW_U32] = {DL_UINT, 32, 1},       [VW_U64] = {DL_UINT, 64, 1},      [VW_I8] = {DL_INT, 8, 1},
+    [VW_I16] = {DL_INT, 16, 1},        [VW_I32] = {DL_INT, 32, 1},       [VW_I64] = {DL_INT, 64, 1},
+    [VW_F16] = {DL_FLOAT, 16, 1},      [VW_BF16] = {DL_BFLOAT, 16, 1},   [VW_F32] = {DL_FLOAT, 32, 1},
+    [VW_F64] = {DL_FLOAT, 64, 1},      [VW_F8_E4M3FN] = {DL_F8_E4M3FN, 8, 1}, [VW_F8_E5M2] = {DL_F8_E5M2, 8, 1},
+    [VW_C64] = {DL_COMPLEX, 64, 1},    [VW_C128] = {DL_COMPLEX, 128, 1},
+};
+
+vw_dl_managed *vw_dl_new(const vw_handle *handle, void *data, void *context, void (*deleter)(vw_dl_managed *)) {
+  uint32_t ndim = handle->ndim;
+  vw_dl_managed *managed = malloc(sizeof *managed + 2 * sizeof(int64_t) * ndim);
+  if (!managed) return NULL;
+  int64_t *shape = (int64_t *)(managed + 1);
+  int64_t *strides = shape + ndim;
+  int64_t step = 1;
+  for (uint32_t i = ndim; i-- > 0;) {
+    shape[i] = handle->shape[i];
+    strides[i] = handle->strided ? handle->strides[i] : step;
+    if (!handle->strided && shape[i] > 1) step *= shape[i];
+  }
+  managed->tensor = (vw_dl_tensor){
+      .data = data,
+      .device = {.type = 1, .id = 0},
+      .ndim = (int32_t)ndim,
+      .dtype = dtypes[handle->dtype],
+      .shape = shape,
+      .strides = strides, /* always given: DLPack 1.2 deprecates NULL */
+      .byte_offset = 0,
+  };
+  managed->context = context;
+  managed->deleter = deleter;
+  return managed;
+}
+
+void vw_dl_free(vw_dl_managed *managed) { free(managed); }

@@ -1,0 +1,36 @@
+from libc.stdint cimport uint32_t, uint64_t
+
+
+cdef extern from "<stdbool.h>" nogil:
+    ctypedef bint c_bool "bool"     # what C's bool * takes; bint is an int
+
+
+cdef extern from "layout.h" nogil:
+    ctypedef struct vw_slot:
+        pass
+
+    vw_slot *vw_slot_at(void *arena, uint32_t index)
+    enum: VW_SLOT_COUNT
+
+
+cdef extern from "arena.h" nogil:
+    ctypedef struct vw_arena:
+        char *base
+        uint64_t size
+        char *head                  # header and slots, read-write in every process
+        char *lease
+        uint64_t lease_offset
+        uint64_t lease_size
+        uint64_t data_offset
+        uint64_t data_size
+        int fd
+        int readonly_fd
+        bint writable
+
+
+cdef class Arena:
+    cdef vw_arena c
+    cdef Py_ssize_t _views          # capsules, tensors and buffers over the mappings
+
+    cdef char *at(self, uint64_t offset, uint64_t nbytes, c_bool *writable) except NULL
+    cdef int require_open(self) except -1

@@ -1,0 +1,331 @@
+"""The arena's mapping, and zero-copy views of it: DLPack capsules and buffers."""
+
+cimport cython
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer, PyBUF_SIMPLE
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from libc.errno cimport EEXIST, EINVAL
+from libc.stdint cimport UINT64_MAX, uint64_t
+from libc.string cimport memcpy
+
+from vortex_worker._core._check cimport check
+from vortex_worker._core.handle cimport TensorHandle, vw_handle
+
+from vortex_worker.errors import ConfigError, InvalidHandle
+
+
+cdef extern from "Python.h":
+    bint Py_IsInitialized() nogil
+
+
+cdef extern from "arena.h" nogil:
+    enum vw_refusal:
+        VW_ACCEPTED
+        VW_BAD_FILE
+        VW_TOO_SMALL
+        VW_BAD_MAGIC
+        VW_BAD_VERSION
+        VW_BAD_DATA
+        VW_REFUSED_MAP
+
+    int vw_arena_create(vw_arena *arena, uint64_t size, const char *name)
+    int vw_arena_attach(vw_arena *arena, int fd, int readonly_fd, uint64_t size, vw_refusal *refusal)
+    int vw_arena_lease(vw_arena *arena, uint64_t offset, uint64_t size)
+    void vw_arena_close_descriptors(vw_arena *arena)
+    void vw_arena_close(vw_arena *arena)
+    char *vw_arena_at(const vw_arena *arena, uint64_t offset, uint64_t nbytes, c_bool *writable)
+    uint64_t vw_arena_locate(const vw_arena *arena, const void *address, uint64_t nbytes)
+    int vw_arena_prefault(const vw_arena *arena, uint64_t offset, uint64_t nbytes)
+    int vw_arena_discard(const vw_arena *arena, uint64_t offset, uint64_t nbytes)
+
+
+cdef extern from "dlpack.h" nogil:
+    ctypedef struct vw_dl_managed:
+        void *context
+        void (*deleter)(vw_dl_managed *) noexcept nogil
+
+    vw_dl_managed *vw_dl_new(
+        const vw_handle *handle, void *data, void *context, void (*deleter)(vw_dl_managed *) noexcept nogil
+    )
+    void vw_dl_free(vw_dl_managed *managed)
+
+
+# Copies above this many bytes let other threads run meanwhile; below, giving up the GIL costs more.
+cdef enum:
+    COPY_NOGIL = 1 << 20
+
+_REFUSALS = {
+    VW_BAD_FILE: "is not shared memory",
+    VW_TOO_SMALL: "is smaller than VORTEX_SHM_SIZE says, or than a header and 256 slots",
+    VW_BAD_MAGIC: "does not begin with the magic number of an arena",
+    VW_BAD_VERSION: "has a layout version other than 1",
+    VW_BAD_DATA: "has a data area that does not lie in it",
+    VW_REFUSED_MAP: "can't be mapped",
+}
+
+
+cdef class Arena:
+    """Shared memory, mapped. Made by ``create`` (supervisor) or ``attach`` (worker).
+
+    Views keep it mapped: ``close`` refuses while there are any, and an arena that is dropped
+    without ``close`` is unmapped with its last view.
+    """
+
+    def __cinit__(self):
+        self.c.fd = -1
+        self.c.readonly_fd = -1
+
+    def __dealloc__(self):
+        vw_arena_close(&self.c)
+
+    @staticmethod
+    def create(uint64_t size, name=None):
+        """Supervisor: a new arena of ``size`` bytes, a multiple of 2 MiB; pages come at first touch.
+
+        Args:
+            name: of a new POSIX shared memory object; None for a memfd, sealed against
+                shrinking, growing and further seals.
+
+        Raises:
+            OSError: it can't be had (FileExistsError: the name is taken).
+        """
+        cdef Arena arena = Arena.__new__(Arena)
+        cdef bytes encoded = name.encode() if name is not None else None
+        check(vw_arena_create(&arena.c, size, <const char *>encoded if encoded is not None else NULL))
+        return arena
+
+    @staticmethod
+    def attach(int fd, int readonly_fd, uint64_t size=0):
+        """Worker: map an arena, all of it read-only, header and slots read-write too.
+
+        Takes over both descriptors. ``size`` 0: as large as the file is.
+
+        Raises:
+            ConfigError: it is no arena; the message says why.
+        """
+        cdef Arena arena = Arena.__new__(Arena)
+        cdef vw_refusal refusal
+        if vw_arena_attach(&arena.c, fd, readonly_fd, size, &refusal):
+            raise ConfigError(f"the shared memory {_REFUSALS[refusal]}")
+        return arena
+
+    def lease(self, uint64_t offset, uint64_t size):
+        """Worker: map its own region read-write. Once.
+
+        Raises:
+            ConfigError: not page-aligned, not inside the data area, or a second one.
+        """
+        self.require_open()
+        cdef int rc = vw_arena_lease(&self.c, offset, size)
+        if rc == -EINVAL:
+            raise ConfigError(
+                f"the lease, {size} bytes at {offset}, must be made of whole pages inside the data area, "
+                f"{self.c.data_size} bytes at {self.c.data_offset}, and be the only one"
+            )
+        check(rc)
+
+    def seal_descriptors(self):
+        """Close the descriptors: what is mapped now is all that ever will be."""
+        vw_arena_close_descriptors(&self.c)
+
+    def close(self):
+        """Unmap and close. Idempotent.
+
+        Raises:
+            BufferError: views are alive.
+        """
+        if self._views:
+            raise BufferError(f"the arena has {self._views} live views: drop them first")
+        vw_arena_close(&self.c)
+
+    @property
+    def closed(self):
+        return self.c.base == NULL
+
+    @property
+    def size(self):
+        return self.c.size
+
+    @property
+    def data_offset(self):
+        return self.c.data_offset
+
+    @property
+    def data_size(self):
+        return self.c.data_size
+
+    @property
+    def lease_offset(self):
+        return self.c.lease_offset
+
+    @property
+    def lease_size(self):
+        """Bytes of the worker's own region; 0 before ``lease``."""
+        return self.c.lease_size
+
+    @property
+    def fd(self):
+        """The read-write descriptor, or -1."""
+        return self.c.fd
+
+    @property
+    def views(self):
+        """Count of live views."""
+        return self._views
+
+    @property
+    def address(self):
+        """Where the whole mapping begins in this process."""
+        return <uint64_t><size_t>self.c.base
+
+    def regions(self):
+        """``(address, size, arena offset)`` of each mapping of data in this process."""
+        found = [(<uint64_t><size_t>self.c.base, self.c.size, 0)] if self.c.base != NULL else []
+        if self.c.lease != NULL:
+            found.append((<uint64_t><size_t>self.c.lease, self.c.lease_size, self.c.lease_offset))
+        return found
+
+    cdef int require_open(self) except -1:
+        if self.c.base == NULL:
+            raise ValueError("the arena is closed")
+        return 0
+
+    cdef char *at(self, uint64_t offset, uint64_t nbytes, c_bool *writable) except NULL:
+        self.require_open()
+        cdef char *found = vw_arena_at(&self.c, offset, nbytes, writable)
+        if found == NULL:
+            raise InvalidHandle(f"{nbytes} bytes at offset {offset} are outside the arena of {self.c.size} bytes")
+        return found
+
+    def capsule(self, TensorHandle handle not None, owner=None):
+        """A DLPack capsule over the tensor: what torch adopts without a copy.
+
+        Keeps the arena and ``owner`` alive until the tensor, and every view of it, is gone.
+
+        Raises:
+            InvalidHandle: the handle is malformed, outside the data area, or not RAW.
+        """
+        cdef c_bool writable
+        handle.require(self.c.data_offset, self.c.data_size)
+        if handle.c.encoding:
+            raise InvalidHandle("an Arrow IPC handle is a stream, not a tensor: read it through ArrowBridge")
+        cdef char *data = self.at(handle.c.offset, handle.c.nbytes, &writable)
+        cdef _View view = _View.__new__(_View)
+        view.owner = owner
+        cdef vw_dl_managed *managed = vw_dl_new(&handle.c, data, <void *>view, _delete)
+        if managed == NULL:
+            raise MemoryError()
+        view.arena = self
+        self._views += 1
+        Py_INCREF(view)  # the managed tensor's; given up by _delete
+        try:
+            return PyCapsule_New(managed, "dltensor", _abandon)
+        except BaseException:
+            _delete(managed)
+            raise
+
+    def buffer(self, uint64_t offset, uint64_t nbytes, owner=None):
+        """An object with the buffer protocol over ``nbytes`` at ``offset``; read-only where the memory is."""
+        cdef c_bool writable
+        cdef ArenaBuffer buffer = ArenaBuffer.__new__(ArenaBuffer)
+        buffer.data = self.at(offset, nbytes, &writable)
+        buffer.nbytes = <Py_ssize_t>nbytes
+        buffer.readonly = not writable
+        buffer.owner = owner
+        buffer.arena = self
+        self._views += 1
+        return buffer
+
+    def write(self, uint64_t offset, source):
+        """Copy a contiguous buffer to ``offset``.
+
+        Raises:
+            InvalidHandle: that memory is outside the arena, or read-only here.
+        """
+        cdef Py_buffer view
+        PyObject_GetBuffer(source, &view, PyBUF_SIMPLE)
+        try:
+            self.copy_from(offset, <uint64_t><size_t>view.buf, <uint64_t>view.len)
+        finally:
+            PyBuffer_Release(&view)
+
+    def copy_from(self, uint64_t offset, uint64_t address, uint64_t nbytes):
+        """Copy ``nbytes`` from this process's memory at ``address``, which the caller keeps alive.
+
+        Raises:
+            InvalidHandle: that memory is outside the arena, or read-only here.
+        """
+        cdef c_bool writable
+        cdef char *target = self.at(offset, nbytes, &writable)
+        if not writable:
+            raise InvalidHandle(f"{nbytes} bytes at offset {offset} are not in this worker's lease: read-only")
+        if nbytes > COPY_NOGIL:
+            self._views += 1  # nobody unmaps it meanwhile
+            with nogil:
+                memcpy(target, <const void *><size_t>address, nbytes)
+            self._views -= 1
+        else:
+            memcpy(target, <const void *><size_t>address, nbytes)
+
+    def locate(self, uint64_t address, uint64_t nbytes):
+        """Arena offset of this process's memory at ``address``, or -1 if it isn't the arena's."""
+        cdef uint64_t offset = vw_arena_locate(&self.c, <const void *><size_t>address, nbytes)
+        return -1 if offset == UINT64_MAX else offset
+
+    def prefault(self, uint64_t offset, uint64_t nbytes):
+        """Take the pages of this range now, huge ones where the kernel offers them."""
+        self.require_open()
+        cdef int rc
+        with nogil:
+            rc = vw_arena_prefault(&self.c, offset, nbytes)
+        check(rc)
+
+    def discard(self, uint64_t offset, uint64_t nbytes):
+        """Supervisor: give the pages of this range, whole pages of data, back to the system."""
+        self.require_open()
+        check(vw_arena_discard(&self.c, offset, nbytes))
+
+
+@cython.no_gc
+@cython.freelist(256)
+cdef class _View:
+    # What a DLPack tensor keeps alive. `arena` is set last: who sees it must count the view down.
+    cdef Arena arena
+    cdef object owner
+
+
+cdef class ArenaBuffer:
+    """Bytes of the arena, through the buffer protocol."""
+
+    cdef Arena arena
+    cdef object owner
+    cdef char *data
+    cdef Py_ssize_t nbytes
+    cdef bint readonly
+
+    def __dealloc__(self):
+        if self.arena is not None:
+            self.arena._views -= 1
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.data, self.nbytes, self.readonly, flags)
+
+    def __len__(self):
+        return self.nbytes
+
+
+# Called by whoever adopted the tensor, in any thread, with or without the GIL.
+cdef void _delete(vw_dl_managed *managed) noexcept nogil:
+    if not Py_IsInitialized():
+        return  # a static tensor outlived Python: its memory goes with the process
+    with gil:
+        view = <_View>managed.context
+        view.arena._views -= 1
+        Py_DECREF(view)
+        vw_dl_free(managed)
+
+
+# Called at the end of a capsule that nobody adopted: an adopted one has another name by then.
+cdef void _abandon(object capsule) noexcept:
+    if PyCapsule_IsValid(capsule, "dltensor"):
+        _delete(<vw_dl_managed *>PyCapsule_GetPointer(capsule, "dltensor"))

@@ -1,0 +1,201 @@
+"""Every error that vortex-worker raises or reports, by code.
+
+::
+
+    Exception
+    └── VortexError
+        ├── ConfigError            a setting is missing or bad (no job involved)
+        ├── WorkflowError          a workflow is malformed: every problem, by node id
+        ├── FabricClosed           the fabric was closed, or is closing
+        ├── QueueFull              the bounded queue is full and the caller would not wait
+        ├── LaunchError            a worker could not be started, or refused to start
+        └── JobError               a job did not give its result
+            ├── OOMSoft            WK-001  memory is short, after unloading and one retry
+            ├── InvalidHandle      WK-002  offset, size, dtype, shape or alignment is bad
+            ├── ExecutorNotFound   WK-003  no node of that name
+            ├── ValidationError    WK-004  inputs or params: all problems, by port
+            ├── CUDAError          WK-005  a device operation failed
+            ├── ExecutionError     WK-006  the node raised
+            ├── Cancelled          WK-007  by the caller
+            ├── DeadlineExceeded   WK-008  the job's time was up
+            ├── WorkerLost         WK-009  the process died: signal or exit status
+            ├── SandboxViolation   WK-010  the kernel killed it for a denied system call
+            ├── OutOfArena         WK-011  a lease or the arena is full
+            ├── ObjectLost         WK-012  a resident object is gone
+            └── ProtocolError      WK-013  malformed traffic
+
+Imports nothing of the package, so that every part of it can import this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class VortexError(Exception):
+    """Base of every error of this package."""
+
+
+class ConfigError(VortexError):
+    """A setting is missing or bad. The message names it, what it held and what it takes."""
+
+
+class WorkflowError(VortexError):
+    """A workflow can't run as written.
+
+    ``problems`` is a list of ``(node id, message)``; the id is ``""`` for the file as a whole.
+    """
+
+    def __init__(self, problems: list[tuple[str, str]]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(f"node {node}: {text}" if node else text for node, text in problems))
+
+
+class FabricClosed(VortexError):
+    """The fabric was closed before, or while, this was asked of it."""
+
+
+class QueueFull(VortexError):
+    """The fabric's bounded queue is full, and the caller asked not to wait for a place."""
+
+
+class LaunchError(VortexError):
+    """A worker could not be started, or refused to start."""
+
+
+class JobError(VortexError):
+    """A job ended without its result. ``code`` is the ``WK-…`` code that travels on the wire.
+
+    ``details`` holds strings a program may read (``signal``, ``port``, ``traceback``, …);
+    ``retryable`` says whether running the same job again could help.
+    """
+
+    code: ClassVar[str] = "WK-006"
+    default_retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        details: Mapping[str, str] | None = None,
+        retryable: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = dict(details or {})
+        self.retryable = self.default_retryable if retryable is None else retryable
+
+    def __str__(self) -> str:
+        return f"{self.code} {type(self).__name__}: {self.message}"
+
+
+class OOMSoft(JobError):
+    """WK-001. The allocator is full, after unloading idle models and one retry."""
+
+    code = "WK-001"
+    default_retryable = True
+
+
+class InvalidHandle(JobError):
+    """WK-002. A tensor handle's offset, size, dtype, shape or alignment is bad."""
+
+    code = "WK-002"
+
+
+class ExecutorNotFound(JobError):
+    """WK-003. No node of that op_type; the message offers the nearest names."""
+
+    code = "WK-003"
+
+
+class ValidationError(JobError):
+    """WK-004. Bad or missing inputs or params; ``problems`` lists every one, by port."""
+
+    code = "WK-004"
+
+    def __init__(
+        self,
+        message: str,
+        details: Mapping[str, str] | None = None,
+        retryable: bool | None = None,
+        *,
+        problems: list[str] | None = None,
+    ) -> None:
+        super().__init__(message, details, retryable)
+        self.problems = list(problems) if problems is not None else message.split("\n")
+
+
+class CUDAError(JobError):
+    """WK-005. A device operation failed; ``details["sticky"]`` tells whether the worker retires."""
+
+    code = "WK-005"
+
+
+class ExecutionError(JobError):
+    """WK-006. The node raised: ``details`` has its type and its own traceback."""
+
+    code = "WK-006"
+
+
+class Cancelled(JobError):
+    """WK-007. Cancelled by the caller."""
+
+    code = "WK-007"
+
+
+class DeadlineExceeded(JobError):
+    """WK-008. The job's deadline passed."""
+
+    code = "WK-008"
+
+
+class WorkerLost(JobError):
+    """WK-009. The worker died under the job: ``details`` has the signal or the exit status."""
+
+    code = "WK-009"
+    default_retryable = True
+
+
+class SandboxViolation(JobError):
+    """WK-010. The kernel killed the worker for a system call that its policy denies."""
+
+    code = "WK-010"
+
+
+class OutOfArena(JobError):
+    """WK-011. A lease, or the arena, has no room for the tensor."""
+
+    code = "WK-011"
+
+
+class ObjectLost(JobError):
+    """WK-012. An object that lived in a worker is gone and can't be made again."""
+
+    code = "WK-012"
+    default_retryable = True
+
+
+class ProtocolError(JobError):
+    """WK-013. Malformed traffic: framing, encoding, or a message that makes no sense here."""
+
+    code = "WK-013"
+
+
+JOB_ERRORS: dict[str, type[JobError]] = {
+    cls.code: cls
+    for cls in (
+        OOMSoft,
+        InvalidHandle,
+        ExecutorNotFound,
+        ValidationError,
+        CUDAError,
+        ExecutionError,
+        Cancelled,
+        DeadlineExceeded,
+        WorkerLost,
+        SandboxViolation,
+        OutOfArena,
+        ObjectLost,
+        ProtocolError,
+    )
+}

@@ -1,0 +1,81 @@
+"""What a node takes and gives: ports for values that flow between nodes, params for settings.
+
+Both are plain data, read by validation, by ``vortex-worker nodes`` and by workflows. Type names
+are ComfyUI's where it has one: ``TENSOR`` is ours, for a bare tensor; ``"*"`` takes anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+#: The default of a Param that has none: the caller must give a value.
+REQUIRED: Final = type("Required", (), {"__repr__": lambda self: "REQUIRED"})()
+
+PARAM_TYPES: Final = ("INT", "FLOAT", "STRING", "BOOLEAN", "CHOICE", "BYTES", "LIST", "ANY")
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One input or output of a node.
+
+    Args:
+        name: what the value is called in ``inputs`` and in the returned dict.
+        type: ``TENSOR``; ``IMAGE`` (float tensor ``[B, H, W, C]``, 0 to 1); ``LATENT`` (dict with
+            ``samples``, a tensor ``[B, C, H, W]``); ``MASK``; ``CONDITIONING`` (list of
+            ``[tensor, dict]``); ``MODEL`` and any other name: a resident object of that type;
+            ``INT``, ``FLOAT``, ``STRING``, ``BOOLEAN``; ``"*"``: anything.
+        optional: inputs only: the node runs without it.
+        aliases: other names under which workflows may give it.
+    """
+
+    name: str
+    type: str = "*"
+    doc: str = ""
+    optional: bool = False
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """One setting of a node.
+
+    Args:
+        type: one of ``PARAM_TYPES``. ``INT`` is a 64-bit integer, signed or unsigned, exact.
+        default: used when the caller gives none; ``REQUIRED`` if there must be a value.
+        minimum, maximum: inclusive bounds of an ``INT`` or ``FLOAT``.
+        choices: what a ``CHOICE`` may be.
+    """
+
+    name: str
+    type: str = "ANY"
+    default: Any = REQUIRED
+    minimum: int | float | None = None
+    maximum: int | float | None = None
+    choices: tuple[str, ...] = field(default=())
+    doc: str = ""
+
+    def __post_init__(self) -> None:
+        if self.type not in PARAM_TYPES:
+            raise ValueError(f"param {self.name!r}: type {self.type!r} is none of {', '.join(PARAM_TYPES)}")
+        if (self.type == "CHOICE") != bool(self.choices):
+            raise ValueError(f"param {self.name!r}: choices go with type CHOICE, and only with it")
+
+
+def as_ports(ports: Sequence[Port | str]) -> tuple[Port, ...]:
+    """Ports, where a bare string is short for a port of that name that takes anything."""
+    return tuple(Port(port) if isinstance(port, str) else port for port in ports)
+
+
+@dataclass(frozen=True, slots=True)
+class OpSpec:
+    """What a node declares, without the node: enough to validate, to list and to document it."""
+
+    name: str
+    inputs: tuple[Port, ...] = ()
+    outputs: tuple[Port, ...] = ()
+    params: tuple[Param, ...] = ()
+    mutates_inputs: bool = False
+    source: str = ""
+    doc: str = ""

@@ -1,0 +1,1 @@
+"""Frames and messages: the conversation of a supervisor and a worker."""

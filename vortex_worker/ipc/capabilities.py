@@ -1,0 +1,98 @@
+"""What a worker can do, as the handshake says it: node specifications ⇄ messages.
+
+The only part of ``ipc`` that knows the executors' declarations; those are plain data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from vortex_worker.errors import ProtocolError
+from vortex_worker.executor.ports import PARAM_TYPES, REQUIRED, OpSpec, Param, Port
+from vortex_worker.ipc import control_pb2 as pb
+from vortex_worker.ipc import protocol
+
+_MAX_OPS = 10_000
+
+
+def pack_ops(specs: Iterable[OpSpec]) -> list[pb.OpType]:
+    """Specifications for the wire."""
+    return [_pack_op(spec) for spec in specs]
+
+
+def _pack_op(spec: OpSpec) -> pb.OpType:
+    op = pb.OpType(
+        name=spec.name, mutates_inputs=spec.mutates_inputs, source=spec.source, doc=spec.doc,
+        inputs=[_pack_port(port) for port in spec.inputs],
+        outputs=[_pack_port(port) for port in spec.outputs],
+    )  # fmt: skip
+    for param in spec.params:
+        into = op.params.add(name=param.name, type=param.type, choices=param.choices, doc=param.doc)
+        if param.default is not REQUIRED:
+            protocol.pack(param.default, into.default, _refuse)
+        if param.minimum is not None:
+            protocol.pack(param.minimum, into.minimum, _refuse)
+        if param.maximum is not None:
+            protocol.pack(param.maximum, into.maximum, _refuse)
+    return op
+
+
+def _pack_port(port: Port) -> pb.Port:
+    return pb.Port(name=port.name, type=port.type, optional=port.optional, doc=port.doc, aliases=port.aliases)
+
+
+def unpack_ops(message: pb.Capabilities) -> dict[str, OpSpec]:
+    """Specifications by op type, as a worker tells them. They come from untrusted code.
+
+    Raises:
+        ProtocolError: one makes no sense.
+    """
+    if len(message.op_types) > _MAX_OPS:
+        raise ProtocolError(f"a worker announces {len(message.op_types)} op types: at most {_MAX_OPS}")
+    return {op.name: _unpack_op(op) for op in message.op_types}
+
+
+def _unpack_op(op: pb.OpType) -> OpSpec:
+    return OpSpec(
+        name=op.name,
+        inputs=tuple(_unpack_port(port) for port in op.inputs),
+        outputs=tuple(_unpack_port(port) for port in op.outputs),
+        params=tuple(_unpack_param(op.name, param) for param in op.params),
+        mutates_inputs=op.mutates_inputs,
+        source=op.source,
+        doc=op.doc,
+    )
+
+
+def _unpack_port(port: pb.Port) -> Port:
+    return Port(port.name, port.type, port.doc, port.optional, tuple(port.aliases))
+
+
+def _unpack_param(op: str, message: pb.Param) -> Param:
+    def value(field: str) -> Any:
+        return protocol.unpack(getattr(message, field), _refuse_handle, _refuse_object)
+
+    if message.type not in PARAM_TYPES or (message.type == "CHOICE") != bool(message.choices):
+        raise ProtocolError(f"{op!r:.80}: parameter {message.name!r:.80} has type {message.type!r:.40}")
+    return Param(
+        message.name,
+        message.type,
+        default=value("default") if message.HasField("default") else REQUIRED,
+        minimum=value("minimum") if message.HasField("minimum") else None,
+        maximum=value("maximum") if message.HasField("maximum") else None,
+        choices=tuple(message.choices),
+        doc=message.doc,
+    )
+
+
+def _refuse(value: Any, into: pb.Value) -> None:
+    raise TypeError(f"a parameter's default or bound is plain data, not {type(value).__name__}")
+
+
+def _refuse_handle(handle: Any) -> Any:
+    raise ProtocolError("a parameter's default or bound can't be a tensor")
+
+
+def _refuse_object(object_id: int, type: str) -> Any:
+    raise ProtocolError("a parameter's default or bound can't be an object")

@@ -1,0 +1,116 @@
+"""A worker's life, from exec to exit: ``python -m vortex_worker.main``.
+
+``live`` below is the whole order, and the order matters: each step may use only what the steps
+before it left open, and nothing that somebody else wrote is looked at before ``lock_down``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from vortex_worker.config import WorkerConfig
+from vortex_worker.errors import ConfigError, ProtocolError
+from vortex_worker.logging import Logger
+from vortex_worker.sandbox.stages import Sandbox, SandboxError
+
+if TYPE_CHECKING:
+    from vortex_worker.executor.registry import Registry
+    from vortex_worker.membership import Membership
+
+EXIT_OK = 0
+EXIT_BAD_CONFIG = 2
+EXIT_FAULT = 3
+EXIT_NO_SANDBOX = 4
+
+
+def live(config: WorkerConfig, log: Logger) -> int:
+    """One worker's life. Returns its exit status."""
+    sandbox = Sandbox(config)
+    descriptors = sandbox.isolate()  # S0: descriptors, session, capabilities, rlimits, no_new_privs
+    sandbox.bootstrap()  # S1: Landlock with its final rules, then the filter that lets Python and torch load
+
+    from vortex_worker.membership import join
+
+    membership = join(config, descriptors)  # arena mapped, connected, handshake, slot, heartbeat
+    registry = load_builtin(config, membership)  # built-in nodes; thread pool, first kernels, device
+
+    sandbox.lock_down()  # S2: the filter jobs run under, on all threads; canary
+    membership.announce_locked(registry, sandbox.report())
+
+    load_custom(config, registry, log)  # hostile from here
+    membership.announce_ready(registry)
+    return serve(config, membership, registry, log)
+
+
+def load_builtin(config: WorkerConfig, membership: Membership) -> Registry:
+    """Load built-in nodes and everything that jobs would otherwise load or start first."""
+    from vortex_worker.executor.registry import Registry
+    from vortex_worker.sandbox.preload import preload
+
+    registry = Registry()
+    registry.load_builtin()
+    preload()  # extension modules can't be mapped after lockdown
+
+    from vortex_worker import device
+
+    membership.device = device.choose(config.device)
+    device.warm_up(membership.device, threads=config.threads)
+    membership.prefault()
+    return registry
+
+
+def load_custom(config: WorkerConfig, registry: Registry, log: Logger) -> None:
+    """Load installed plugins and the custom nodes' folders. One that fails is reported; others load."""
+    from vortex_worker.sandbox import import_hook
+
+    import_hook.install(custom_roots=config.custom_nodes)
+    registry.load_entry_points()
+    for folder in config.custom_nodes:
+        registry.load_folder(folder)
+    for failure in registry.failures:
+        log.warning("plugin.failed", plugin=failure.plugin, message=failure.message, traceback=failure.traceback)
+
+
+def serve(config: WorkerConfig, membership: Membership, registry: Registry, log: Logger) -> int:
+    """Take jobs until the supervisor says Shutdown or hangs up."""
+    from vortex_worker.engine import Engine
+    from vortex_worker.ipc.handler import Handler
+
+    engine = Engine(membership, registry, log)
+    try:
+        return Handler(membership.socket, membership.slot, engine, log, membership.encoder).serve()
+    finally:
+        engine.close()
+
+
+def main() -> int:
+    """Configure, live, and turn every refusal into one readable line. Returns the exit status."""
+    try:
+        config = WorkerConfig.from_env()
+    except ConfigError as error:
+        print(f"vortex-worker: {error}", file=sys.stderr)
+        return EXIT_BAD_CONFIG
+    log = Logger(config.worker_id, config.log_level)
+    try:
+        return live(config, log)
+    except ConfigError as error:
+        log.error("worker.config", message=str(error))
+        return EXIT_BAD_CONFIG
+    except ProtocolError as error:
+        log.error("worker.fault", message=error.message)
+        return EXIT_FAULT
+    except SandboxError as error:
+        log.error("worker.sandbox", message=str(error))
+        return EXIT_NO_SANDBOX
+    except ConnectionError as error:
+        log.info("worker.hangup", message=str(error))
+        return EXIT_OK
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stderr.flush()
+    # Not sys.exit: interpreter teardown would run whatever a node left behind, for nobody's good.
+    os._exit(status)

@@ -1,0 +1,152 @@
+"""A worker's place in the fabric: arena, lease, slot, socket and heartbeat, and its handshakes."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import socket as sockets
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+import vortex_worker
+from vortex_worker._core import lockdown
+from vortex_worker._core.arena import Arena
+from vortex_worker._core.lease import LeaseAllocator
+from vortex_worker._core.framing import FrameSocket
+from vortex_worker._core.handle import DTYPE_NAMES
+from vortex_worker._core.heartbeat import Heartbeat
+from vortex_worker._core.slots import STARTING, Slot
+from vortex_worker.errors import ConfigError, ProtocolError
+from vortex_worker.ipc import control_pb2 as pb
+from vortex_worker.ipc import protocol
+from vortex_worker.ipc.capabilities import pack_ops
+
+if TYPE_CHECKING:
+    from vortex_worker.config import WorkerConfig
+    from vortex_worker.device import Device
+    from vortex_worker.executor.registry import Registry
+    from vortex_worker.sandbox.stages import Descriptors, Report
+
+_ACK_TIMEOUT = 30.0  # s that a supervisor has to answer the handshake
+_PREFAULT = 4 << 20  # 4 MiB of the lease, so that the first small outputs find their pages there
+
+
+class Membership:
+    """What ``join`` gives. Lives as long as the worker."""
+
+    def __init__(
+        self, config: WorkerConfig, arena: Arena, socket: FrameSocket, encoder: protocol.Encoder, ack: pb.HandshakeAck
+    ) -> None:
+        self.config = config
+        self.arena = arena
+        self.socket = socket
+        self.encoder = encoder
+        self.slot = Slot(arena, ack.slot)
+        self.allocator = LeaseAllocator(ack.lease_offset, ack.lease_size)
+        self.device: Device | None = None
+        self._heartbeat = Heartbeat(self.slot, socket.fileno(), ack.heartbeat_ms or config.heartbeat_ms)
+        self.slot.register(os.getpid())
+        self.slot.set_status(STARTING)
+        # First Python's own fault handler, which writes the node's traceback to the log; then ours
+        # before it, which notes in the slot where in the arena the fault was.
+        faulthandler.enable(all_threads=False)
+        lockdown.install_fault_handler(self.slot)
+        self._heartbeat.start()
+
+    def prefault(self) -> None:
+        """Take the first pages of the lease now, so that no job pays for it."""
+        self.arena.prefault(self.arena.lease_offset, min(_PREFAULT, self.arena.lease_size))
+
+    def announce_locked(self, registry: Registry, report: Report) -> None:
+        """The execute filter is on. The last thing that trusted code says."""
+        self._handshake(
+            phase=pb.Handshake.LOCKED,
+            capabilities=self._capabilities(registry),
+            sandbox=pb.SandboxReport(
+                policy=report.policy,
+                layers=report.layers,
+                landlock_abi=report.landlock_abi,
+                filter_hash=report.filter_hash,
+                enforced=report.enforced,
+            ),
+        )
+
+    def announce_ready(self, registry: Registry) -> None:
+        """Custom nodes are loaded: jobs may come."""
+        self._handshake(
+            phase=pb.Handshake.READY,
+            capabilities=self._capabilities(registry),
+            plugin_errors=[
+                pb.PluginError(plugin=f.plugin, message=f.message[:4000], traceback=f.traceback[-16_000:])
+                for f in registry.failures
+            ],
+        )
+
+    def _handshake(self, **fields: object) -> None:
+        message = pb.Handshake(
+            protocol_version=protocol.PROTOCOL_VERSION,
+            worker_id=self.config.worker_id,
+            pid=os.getpid(),
+            **fields,
+        )
+        self.socket.send(self.encoder.encode(handshake=message))
+
+    def _capabilities(self, registry: Registry) -> pb.Capabilities:
+        assert self.device is not None
+        device = pb.Device(
+            type=self.device.type, index=self.device.index, name=self.device.name, memory=self.device.memory
+        )
+        return pb.Capabilities(
+            devices=[device],
+            dtypes=list(DTYPE_NAMES),
+            torch_version=metadata.version("torch"),
+            package_version=vortex_worker.__version__,
+            op_types=pack_ops(registry.specs()),
+        )
+
+
+def join(config: WorkerConfig, descriptors: Descriptors) -> Membership:
+    """Map the arena, connect, shake hands, take the slot, start the heartbeat.
+
+    Raises:
+        ConfigError: the arena, the socket or the lease is not what it must be, or we were refused.
+        ProtocolError: the supervisor's answer makes no sense.
+    """
+    arena = Arena.attach(descriptors.arena, descriptors.arena_readonly, config.shm_size)
+    socket = FrameSocket(_connect(config, descriptors), config.max_frame)
+    encoder = protocol.Encoder()
+    hello = pb.Handshake(
+        protocol_version=protocol.PROTOCOL_VERSION,
+        worker_id=config.worker_id,
+        pid=os.getpid(),
+        phase=pb.Handshake.JOINING,
+        capabilities=pb.Capabilities(dtypes=list(DTYPE_NAMES), package_version=vortex_worker.__version__),
+    )
+    socket.send(encoder.encode(handshake=hello))
+    try:
+        body = socket.recv(timeout=_ACK_TIMEOUT)
+    except TimeoutError:
+        raise ProtocolError(f"the supervisor did not answer the handshake within {_ACK_TIMEOUT} s") from None
+    if body is None:
+        raise ProtocolError("the supervisor hung up instead of answering the handshake")
+    packet = protocol.decode(body)
+    if packet.WhichOneof("body") != "handshake_ack":
+        raise ProtocolError(f"the handshake was answered by {packet.WhichOneof('body')}")
+    ack = packet.handshake_ack
+    if not ack.accepted:
+        raise ConfigError(f"the supervisor refused this worker: {ack.reason}")
+    arena.lease(ack.lease_offset, ack.lease_size)
+    arena.seal_descriptors()
+    return Membership(config, arena, socket, encoder, ack)
+
+
+def _connect(config: WorkerConfig, descriptors: Descriptors) -> int:
+    if descriptors.socket >= 0:
+        return descriptors.socket
+    socket = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
+    try:
+        socket.connect(config.socket)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"VORTEX_SOCKET is {config.socket!r}, which can't be connected to: {why}") from None
+    return socket.detach()

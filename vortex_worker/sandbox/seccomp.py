@@ -1,0 +1,166 @@
+"""Compiles a policy to the program that the kernel runs before every system call.
+
+    policy = load_policy("execute")
+    program = compile_policy(policy)                   # once, before it is needed: a few milliseconds
+    install_filter(program.for_pid(os.getpid()).code, all_threads=True)       # later: microseconds
+
+libseccomp does the compiling (only its ``EQ`` and ``MASKED_EQ`` comparisons: versions before 2.6.1 can
+miscompile the ordered ones). Installing is the core's work, in C, after a fork.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import Any, NamedTuple
+
+from vortex_worker.errors import ConfigError
+from vortex_worker.sandbox.policy import ALL_64_BITS, POLICIES, SELF_PID, Policy, Rule, read_policy
+
+__all__ = ["Policy", "Program", "available", "compile_policy", "load_policy"]
+
+_INSTRUCTION = struct.Struct("=HBBI")  # struct sock_filter: code, jump if true, jump if false, constant
+_JEQ = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
+_MAX_PROGRAM = 4096 * _INSTRUCTION.size  # BPF_MAXINSNS: what the kernel takes
+_PLACEHOLDER = struct.pack("=I", SELF_PID)
+_BINARY_TREE = 2  # SCMP_FLTATR_CTL_OPTIMIZE
+
+
+class Program(NamedTuple):
+    """A compiled policy. ``code`` is an array of ``struct sock_filter``, ready for seccomp(2)."""
+
+    name: str
+    code: bytes
+    allowed: tuple[str, ...]  # calls allowed with some or all arguments
+    refused: tuple[str, ...]  # calls that fail with an errno
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the program, the same for every process: taken with the process's number left blank."""
+        from hashlib import sha256
+
+        return sha256(self.code).hexdigest()
+
+    def for_pid(self, pid: int) -> Program:
+        """The same program with ``self_pid`` filled in. Cheap enough for after a fork.
+
+        A program that is installed without this matches no process at all there, which is safe.
+        """
+        if not 0 < pid < 1 << 22:
+            raise ValueError(f"{pid} is not a process number")
+        code = bytearray(self.code)
+        at = code.find(_PLACEHOLDER)
+        while at >= 0:
+            if at % _INSTRUCTION.size == 4 and code[at - 4] == _JEQ:
+                code[at : at + 4] = struct.pack("=I", pid)
+            at = code.find(_PLACEHOLDER, at + 1)
+        return self._replace(code=bytes(code))
+
+
+def available() -> bool:
+    """Whether this build can compile policies: Linux, with libseccomp."""
+    try:
+        _library()
+    except ImportError:
+        return False
+    return True
+
+
+def load_policy(name_or_path: str | os.PathLike[str], *, extends: Policy | None = None) -> Policy:
+    """A policy of this package by name (``bootstrap``, ``execute``, ``strict``), or a TOML file of your own by path.
+
+    Args:
+        name_or_path: a path has a ``/`` in it or ends in ``.toml``.
+        extends: lay the policy over this one instead of the one that its file names. The bootstrap filter
+            stays in force under the execute filter, so it is always laid over the execute policy in use.
+
+    Raises:
+        ConfigError: the policy is unknown, unreadable, empty, malformed or ambiguous, or names a system call
+            that libseccomp doesn't know. The message names file, table and key.
+    """
+    name = os.fspath(name_or_path)
+    if "/" in name or name.endswith(".toml"):
+        path = name
+    else:
+        path = os.path.join(POLICIES, name + ".toml")
+        if not name.isidentifier() or not os.path.exists(path):
+            known = sorted(os.path.splitext(file)[0] for file in os.listdir(POLICIES) if file.endswith(".toml"))
+            raise ConfigError(f"no policy {name!r}; there are {', '.join(known)}, or the path of a TOML file")
+    policy = read_policy(path, extends=extends)
+    if available():
+        for call, rules in policy.rules.items():
+            if _number(call) is None:
+                raise ConfigError(f"policy {path}: [{rules[0].group}] {call}: is not a system call that libseccomp knows")
+    return policy
+
+
+def compile_policy(policy: Policy, *, pid: int | None = None, notify: bool = False) -> Program:
+    """Compile a policy for this machine's architecture; calls from any other one are killed, x32 too.
+
+    Args:
+        pid: fill ``self_pid`` in at once; None leaves it for :meth:`Program.for_pid`.
+        notify: calls that the policy doesn't mention go to the filter's listener (seccomp_unotify(2)), which
+            can name them before it kills the process; without a listener they fail with ENOSYS.
+
+    Raises:
+        ConfigError: libseccomp is missing, or refuses a rule.
+    """
+    try:
+        ffi, lib = _library()
+    except ImportError as error:
+        raise ConfigError(f"no system-call filter can be compiled: {error}") from error
+    kill: int = lib.SCMP_ACT_KILL_PROCESS
+    context = lib.seccomp_init(lib.SCMP_ACT_NOTIFY if notify else kill)
+    if context == ffi.NULL:
+        raise ConfigError("libseccomp could not start a filter")
+    try:
+        _check(lib.seccomp_attr_set(context, lib.SCMP_FLTATR_ACT_BADARCH, kill), "act_badarch")
+        _check(lib.seccomp_attr_set(context, lib.SCMP_FLTATR_CTL_OPTIMIZE, _BINARY_TREE), "ctl_optimize")
+        for rules in policy.rules.values():
+            for rule in rules:
+                _add(ffi, lib, context, policy, rule)
+        buffer = ffi.new("char[]", _MAX_PROGRAM)
+        size = ffi.new("size_t *", _MAX_PROGRAM)
+        _check(lib.vw_export_bpf(context, buffer, size), f"policy {policy.path}")
+        code = bytes(ffi.buffer(buffer, size[0]))
+    finally:
+        lib.seccomp_release(context)
+    program = Program(policy.name, code, policy.allowed, policy.refused)
+    return program if pid is None else program.for_pid(pid)
+
+
+def _add(ffi: Any, lib: Any, context: Any, policy: Policy, rule: Rule) -> None:
+    number = _number(rule.call)
+    if number is None or number < 0:  # a call of another architecture: nothing to match here
+        return
+    if rule.action == "kill_process":
+        return  # the default does that, or the listener; libseccomp refuses a rule that repeats the default
+    action = lib.SCMP_ACT_ALLOW if rule.action == "allow" else lib.vw_act_errno(rule.error)
+    conditions = [
+        (index, lib.SCMP_CMP_EQ, value, 0)
+        if mask == ALL_64_BITS
+        else (index, lib.SCMP_CMP_MASKED_EQ, mask, value)
+        for index, mask, value in rule.conditions
+    ]
+    array = ffi.new("struct scmp_arg_cmp[]", conditions)
+    where = f"policy {policy.path}: [{rule.group}] {rule.call}"
+    _check(lib.seccomp_rule_add_array(context, action, number, len(conditions), array), where)
+
+
+def _number(call: str) -> int | None:
+    """The call's number; negative if this architecture lacks it; None if libseccomp never heard of it."""
+    _, lib = _library()
+    number: int = lib.seccomp_syscall_resolve_name(call.encode())
+    return None if number == lib.__NR_SCMP_ERROR else number
+
+
+def _check(rc: int, where: str) -> None:
+    if rc < 0:
+        raise ConfigError(f"{where}: libseccomp refused it: {os.strerror(-rc)}")
+
+
+def _library() -> tuple[Any, Any]:
+    """``(ffi, lib)`` of libseccomp. ImportError where the build has none."""
+    from vortex_worker._core import _seccomp
+
+    return _seccomp.ffi, _seccomp.lib

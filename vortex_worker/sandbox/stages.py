@@ -1,0 +1,166 @@
+"""The three stages of a worker's sandbox, and the report of what holds.
+
+S0 ``isolate``, S1 ``bootstrap``, S2 ``lock_down``: each is called once, in this order, by ``main``.
+A layer that can't be had ends the worker, unless the configuration allows less; then the report
+says what is missing. Nothing here runs after lockdown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vortex_worker._core import lockdown
+from vortex_worker.errors import ConfigError
+from vortex_worker.sandbox import landlock, seccomp
+
+if TYPE_CHECKING:
+    from vortex_worker.config import WorkerConfig
+
+_LOG_FILE_LIMIT = 64 << 20  # 64 MiB that a worker may add to a log that is a regular file
+_CANARY = b"/proc/self/environ"  # exists everywhere, is readable for its owner, and no rule allows it
+
+
+class SandboxError(Exception):
+    """A layer of the sandbox can't be had, and the configuration does not allow to go without."""
+
+
+@dataclass(slots=True)
+class Descriptors:
+    """What is open after S0, beside standard error."""
+
+    arena: int  # read-write
+    arena_readonly: int
+    socket: int = -1  # inherited and connected; -1: connect to the configured path
+
+
+@dataclass(slots=True)
+class Report:
+    """What holds, for the handshake."""
+
+    policy: str = "none"
+    layers: list[str] = field(default_factory=list)
+    landlock_abi: int = 0
+    filter_hash: str = ""
+    enforced: bool = False
+
+
+class Sandbox:
+    """The sandbox of this process, built up stage by stage."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self._config = config
+        self._report = Report()
+        self._bootstrap: seccomp.Program | None = None
+        self._execute: seccomp.Program | None = None
+
+    def isolate(self) -> Descriptors:
+        """S0. Open the arena; close everything else; give up session, capabilities and limits.
+
+        Both filters are compiled here, before there is one that could stand in their way.
+
+        Raises:
+            ConfigError: no such shared memory or socket, or a bad policy.
+            SandboxError: the kernel refuses a layer.
+        """
+        config = self._config
+        if seccomp.available():
+            self._bootstrap = seccomp.compile_policy(seccomp.load_policy("bootstrap"), pid=os.getpid())
+            self._execute = seccomp.compile_policy(seccomp.load_policy(config.seccomp_policy), pid=os.getpid())
+        else:
+            self._give_up("this system has no seccomp")
+        descriptors = _open_descriptors(config)
+        keep = [descriptors.arena, descriptors.arena_readonly]
+        if descriptors.socket >= 0:
+            keep.append(descriptors.socket)
+        limits: dict[str, int] = {"file_size": _log_limit()}
+        if config.memory_limit:
+            limits["data"] = config.memory_limit
+        with self._layer("rlimits", "no_new_privs", "capabilities"):
+            lockdown.isolate(keep, limits=limits)
+        return descriptors
+
+    def bootstrap(self) -> None:
+        """S1. While there is one thread and no socket: Landlock, then the filter for start-up.
+
+        Raises:
+            ConfigError: a configured folder is missing.
+            SandboxError: the kernel refuses a layer.
+        """
+        config = self._config
+        rules = landlock.readonly_rules((*config.models, *config.custom_nodes))
+        if lockdown.landlock_abi():
+            with self._layer("landlock"):
+                self._report.landlock_abi = lockdown.landlock_restrict(rules)
+        else:
+            self._give_up("this kernel has no Landlock: files can't be restricted")
+        if self._bootstrap is not None:
+            with self._layer("seccomp-bootstrap"):
+                lockdown.install_filter(self._bootstrap.code, all_threads=False)
+
+    def lock_down(self) -> None:
+        """S2. The filter that jobs run under, on every thread at once; then try what must fail.
+
+        Raises:
+            SandboxError: the kernel refuses the filter, or the canary got through.
+        """
+        if self._execute is not None:
+            with self._layer("seccomp-execute"):
+                lockdown.install_filter(self._execute.code, all_threads=True)
+            self._report.policy = self._execute.name
+            self._report.filter_hash = self._execute.hash
+        if self._report.landlock_abi:
+            with self._layer("canary"):
+                lockdown.canary(_CANARY)
+        self._report.enforced = {"landlock", "seccomp-execute", "canary"} <= set(self._report.layers)
+
+    def report(self) -> Report:
+        """What holds."""
+        return self._report
+
+    @contextlib.contextmanager
+    def _layer(self, *names: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            self._give_up(f"{names[0]} could not be put in force: {error}")
+        else:
+            self._report.layers += names
+
+    def _give_up(self, why: str) -> None:
+        if not self._config.allow_unsandboxed:
+            raise SandboxError(f"{why}; VORTEX_ALLOW_UNSANDBOXED=1 runs without it")
+
+
+def _open_descriptors(config: WorkerConfig) -> Descriptors:
+    if config.shm_name:
+        path = "/dev/shm" + config.shm_name
+        where = f"VORTEX_SHM_NAME is {config.shm_name!r}"
+    else:
+        path = f"/proc/self/fd/{config.shm_fd}"
+        where = f"VORTEX_SHM_FD is {config.shm_fd}"
+    try:
+        arena = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW * bool(config.shm_name))
+        readonly = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW * bool(config.shm_name))
+    except OSError as error:
+        raise ConfigError(f"{where}, which can't be opened: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(arena).st_mode):
+        raise ConfigError(f"{where}, which is not shared memory")
+    if config.socket_fd >= 0:
+        try:
+            is_socket = stat.S_ISSOCK(os.fstat(config.socket_fd).st_mode)
+        except OSError:
+            is_socket = False
+        if not is_socket:
+            raise ConfigError(f"VORTEX_SOCKET is {config.socket!r}, which is not an open socket")
+    return Descriptors(arena, readonly, config.socket_fd)
+
+
+def _log_limit() -> int:
+    """RLIMIT_FSIZE: nothing may be written to files, but for a log that is one."""
+    info = os.fstat(2)
+    return info.st_size + _LOG_FILE_LIMIT if stat.S_ISREG(info.st_mode) else 0

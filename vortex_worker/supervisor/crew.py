@@ -1,0 +1,535 @@
+"""The workers of one fabric: their life from launch to death, and the jobs between.
+
+One thread runs an asyncio loop over every worker's socket, pidfd and log. Callers send their jobs
+from their own threads when a worker is idle; results come in through the loop. ``_lock`` guards
+all state; nothing that can block on a worker is done under it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from vortex_worker._core.slots import monotonic_ns
+from vortex_worker.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FabricClosed,
+    JobError,
+    LaunchError,
+    ObjectLost,
+    OutOfArena,
+    ProtocolError,
+    QueueFull,
+    ValidationError,
+    VortexError,
+    WorkerLost,
+)
+from vortex_worker.ipc import control_pb2 as pb
+from vortex_worker.ipc import protocol
+from vortex_worker.supervisor.job import Job, JobState, Progress, Timings
+from vortex_worker.supervisor.link import Stage, WorkerLink
+from vortex_worker.supervisor.objects import ObjectRef
+from vortex_worker.supervisor.outputs import Outputs
+from vortex_worker.supervisor.process import WorkerProcess, describe_exit
+from vortex_worker.supervisor.recovery import exhausted, explain_death
+from vortex_worker.supervisor.scheduler import Scheduler, missing
+from vortex_worker.supervisor.task import Task
+
+if TYPE_CHECKING:
+    from vortex_worker.config import WorkerConfig
+    from vortex_worker.supervisor.memory import Memory
+
+log = logging.getLogger("vortex_worker")
+
+_TICK = 0.5  # s between looks at heartbeats and pending releases
+_STALE = 5.0  # s without a heartbeat after which a worker is taken for stopped
+_BACKOFF = (0.05, 0.2, 1.0, 5.0)  # s before a launch that follows as many failed ones
+_FAILED_STARTS = 3  # in a row, before waiting jobs are told
+_BAD_CONFIG = 2  # a worker's exit status when its settings are wrong: no use to try again
+
+
+class Crew:
+    """Launches, watches, feeds and replaces the workers."""
+
+    def __init__(
+        self, config: WorkerConfig, workers: int, memory: Memory, *, queue: int, grace: float, start_timeout: float
+    ) -> None:
+        self._config = config
+        self._memory = memory
+        self._queue_limit = queue
+        self._grace = grace
+        self._start_timeout = start_timeout
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._scheduler = Scheduler()
+        self._ids = itertools.count(1)
+        self._tasks: dict[int, Task] = {}  # every job that has not ended, by id
+        self._links: list[WorkerLink | None] = [None] * workers
+        self._launched = 0
+        self._failed_starts = 0
+        self._broken: VortexError | None = None
+        self._closing = False
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(self._unexpected)
+        self._thread = threading.Thread(target=self._serve, name="vortex-fabric", daemon=True)
+        self._thread.start()
+        for index in range(workers):
+            self._loop.call_soon_threadsafe(self._launch, index)
+        self._loop.call_soon_threadsafe(self._tick)
+
+    # ------------------------------------------------------- any thread: jobs
+
+    def next_id(self) -> int:
+        """A job id, never used before in this fabric."""
+        return next(self._ids)
+
+    def submit(self, task: Task, *, block: bool = True, timeout: float | None = None) -> None:
+        """Queue a task, or send it at once where a worker is idle.
+
+        Raises:
+            FabricClosed, LaunchError: it can never run.
+            QueueFull: the queue is full, and stayed so for ``timeout`` s (at once unless ``block``).
+        """
+        with self._lock:
+            if len(self._scheduler) >= self._queue_limit:
+                room = self._changed.wait_for(
+                    lambda: self._closing or self._broken or len(self._scheduler) < self._queue_limit,
+                    timeout if block else 0,
+                )
+                if not room:
+                    raise QueueFull(f"{self._queue_limit} jobs wait already")
+            self._check_open()
+            self._tasks[task.job.id] = task
+            self._scheduler.add(task)
+            started = self._assign()
+        self._send_jobs(started)
+        if task.deadline:
+            self._call(self._arm_deadline, task)
+
+    def cancel(self, job: Job) -> None:
+        """End a job: at once where it waits, through its worker where it runs."""
+        with self._lock:
+            task = self._tasks.get(job.id)
+            if task is None:
+                return
+            link = self._runner_of(task)
+            if link is None:
+                self._scheduler.remove(task)
+                self._finish(task, error=Cancelled("cancelled before it ran"))
+                return
+        self._send_or_lose(link, job_cancel=pb.JobCancel(job_id=job.id))
+        error = Cancelled(f"cancelled; the node did not stop within {self._grace} s and its worker was killed")
+        self._call(self._loop.call_later, self._grace, self._end_by_force, task, error)
+
+    def wait(self, ready: Callable[[list[WorkerLink]], bool], timeout: float | None) -> list[WorkerLink]:
+        """Wait until ``ready(links)`` holds, and return the links.
+
+        Raises:
+            FabricClosed, LaunchError: it never will.
+            TimeoutError: not within ``timeout`` s.
+        """
+
+        def settled() -> bool:
+            return self._closing or self._broken is not None or ready(self.links())
+
+        with self._lock:
+            if not self._changed.wait_for(settled, timeout):
+                raise TimeoutError(f"workers are not ready after {timeout} s")
+            self._check_open()
+            return self.links()
+
+    def links(self) -> list[WorkerLink]:
+        """The workers there are now, by slot."""
+        with self._lock:
+            return [link for link in self._links if link is not None]
+
+    def all_ready(self, links: list[WorkerLink]) -> bool:
+        """Whether every worker takes jobs."""
+        return len(links) == len(self._links) and all(link.stage is Stage.READY for link in links)
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise FabricClosed("the fabric is closed")
+        if self._broken:
+            raise self._broken
+
+    # ---------------------------------------------- under the lock: job states
+
+    def _assign(self) -> list[tuple[WorkerLink, Task]]:
+        """Give each idle worker its next task. What is returned is to be sent once the lock is free."""
+        started = []
+        for link in self._links:
+            while link is not None and link.idle and (task := self._scheduler.take(link)):
+                lost = missing(task.work.refs, link)
+                if lost:
+                    self._rebuild(task, lost, link)
+                    continue
+                link.task = task
+                task.job.attempts += 1
+                task.job.worker = link.worker_id
+                task.job.state = JobState.RUNNING
+                started.append((link, task))
+        if started:
+            self._changed.notify_all()
+        return started
+
+    def _runner_of(self, task: Task) -> WorkerLink | None:
+        return next((link for link in self.links() if link.task is task), None)
+
+    def _finish(self, task: Task, outputs: Outputs | None = None, error: VortexError | None = None) -> None:
+        if self._tasks.pop(task.job.id, None) is not None:
+            task.job._end(outputs, error)
+
+    def _rebuild(self, task: Task, lost: list[ObjectRef], link: WorkerLink) -> None:
+        """Make lost objects again in ``link``, then run ``task`` there."""
+        hopeless = [ref for ref in lost if ref.lineage is None]
+        if hopeless:
+            self._finish(task, error=ObjectLost(f"{hopeless[0]!r} is gone, and how it was made is not known"))
+            return
+        batch = Rebuild(task, len(lost))
+        for ref in lost:
+            assert ref.lineage is not None
+            rebuild = Task(Job(self.next_id(), ref.lineage.op_type, self.cancel), ref.lineage, pinned=link)
+            self._tasks[rebuild.job.id] = rebuild
+            self._scheduler.add(rebuild, first=True)
+            rebuild.job.add_done_callback(partial(self._rebuilt, batch, ref))
+
+    def _rebuilt(self, batch: Rebuild, ref: ObjectRef, job: Job) -> None:
+        """One object was made again, or could not be: the last one lets its task go on."""
+        with self._lock:
+            task = batch.task
+            if batch.failed or task.job.done():
+                return
+            error = batch.settle(ref, job)
+            if isinstance(error, WorkerLost) and task.retries > 0:
+                task.retries -= 1
+            elif error is not None:
+                self._finish(task, error=ObjectLost(f"{ref!r} is gone and could not be made again: {error}"))
+                return
+            elif batch.left:
+                return
+            self._scheduler.add(task, first=True)
+            started = self._assign()
+        self._send_jobs(started)
+
+    # ------------------------------------------------------------ sending
+
+    def _send_jobs(self, started: list[tuple[WorkerLink, Task]]) -> None:
+        for link, task in started:
+            try:
+                message = task.work.message(task.job.id, task.deadline)
+            except (TypeError, ValueError) as error:
+                self._reject(link, task, ValidationError(f"{task.work.op_type}: {error}"))
+                continue
+            try:
+                link.send(job_submit=message)
+            except ValueError as error:
+                self._reject(link, task, ValidationError(f"{task.work.op_type}: {error}; give large data as tensors"))
+            except OSError as error:
+                self._call(self._give_up, link, f"it does not read its socket: {error}")
+
+    def _reject(self, link: WorkerLink, task: Task, error: VortexError) -> None:
+        """A task that can't be sent at all: its worker is free for the next."""
+        with self._lock:
+            link.task = None
+            self._finish(task, error=error)
+            started = self._assign()
+        self._send_jobs(started)
+
+    def _send_or_lose(self, link: WorkerLink, **body: Any) -> None:
+        try:
+            link.send(**body)
+        except OSError as error:
+            self._call(self._give_up, link, f"it does not read its socket: {error}")
+
+    def _call(self, function: Callable[..., object], *args: Any) -> None:
+        """Run it in the fabric's thread, unless that has ended."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(function, *args)
+
+    # ------------------------------------- the fabric's thread: life and death
+
+    def _serve(self) -> None:
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
+
+    def _unexpected(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A bug of ours in a callback: tell every caller rather than leave them waiting."""
+        error = context.get("exception")
+        log.error("internal error: %s", context.get("message"), exc_info=error)
+        self._break(LaunchError(f"internal error of the fabric: {error!r}"))
+
+    def _launch(self, index: int) -> None:
+        with self._lock:
+            if self._closing or self._broken:
+                return
+            self._launched += 1
+            config = replace(self._config, worker_id=f"w{index}.{self._launched}")
+            try:
+                lease = self._memory.hold_lease()
+            except OutOfArena as error:
+                log.warning("worker %d waits: %s", index, error.message)
+                self._loop.call_later(_TICK, self._launch, index)
+                return
+            try:
+                process = WorkerProcess(config, self._memory.arena.fd)
+            except LaunchError as error:
+                self._memory.give_back(lease)
+                self._start_failed(index, str(error), hopeless=False)
+                return
+            link = WorkerLink(index, config, process, self._memory.arena, lease)
+            self._links[index] = link
+        self._loop.add_reader(link.fileno(), self._on_readable, link)
+        self._loop.add_reader(process.pidfd, self._on_exit, link)
+        self._loop.add_reader(process.log_fd, self._on_log, link)
+        self._loop.call_later(self._start_timeout, self._check_started, link)
+
+    def _on_log(self, link: WorkerLink) -> None:
+        if not link.read_log():
+            self._loop.remove_reader(link.process.log_fd)
+
+    def _on_readable(self, link: WorkerLink) -> None:
+        try:
+            for packet in link.receive():
+                self._handle(link, packet)
+        except (JobError, LaunchError) as error:
+            self._give_up(link, str(error))
+        except OSError:
+            pass  # reset by its death, which the pidfd reports
+        if link.hung_up and link.alive:
+            self._loop.remove_reader(link.fileno())
+            link.process.kill()  # it may have closed the socket and live on; _on_exit follows either way
+
+    def _handle(self, link: WorkerLink, packet: pb.ControlPacket) -> None:
+        kind = packet.WhichOneof("body")
+        if kind == "job_result":
+            self._take_result(link, packet.job_result)
+        elif kind == "job_progress":
+            self._take_progress(link, packet.job_progress)
+        elif kind == "handshake":
+            with self._lock:
+                link.shake_hands(packet.handshake)
+                if link.stage is Stage.READY:
+                    self._failed_starts = 0
+                started = self._assign()
+                self._changed.notify_all()
+            self._send_jobs(started)
+        elif kind == "fault":
+            raise ProtocolError(f"it says of our traffic: {packet.fault.reason:.500}")
+        elif kind != "pong":
+            raise ProtocolError(f"a supervisor takes no {kind}")
+
+    def _take_progress(self, link: WorkerLink, message: pb.JobProgress) -> None:
+        task = link.task
+        if task is None or message.job_id != task.job.id:
+            raise ProtocolError(f"progress of job {message.job_id}, which this worker does not run")
+        task.job._report(Progress(message.step, message.total, message.message[:1000]))
+
+    def _take_result(self, link: WorkerLink, message: pb.JobResult) -> None:
+        with self._lock:
+            task = link.task
+            if task is None or message.job_id != task.job.id:
+                raise ProtocolError(f"a result of job {message.job_id}, which this worker does not run")
+            outputs: Outputs | None = None
+            error: VortexError | None = None
+            if message.HasField("error"):
+                error = protocol.unpack_error(message.error)
+            else:
+                try:
+                    outputs = Outputs.receive(message, task.work, link, self._memory.arena)
+                except JobError as bad:
+                    task.ending = bad  # what the job's caller is told when the lying worker is dead
+                    raise
+            link.task = None
+            link.jobs_done += 1
+            t = message.timings
+            task.job.timings = Timings(t.decode, t.map, t.execute, t.save)
+            self._finish(task, outputs, error)
+            started = self._assign()
+        self._send_jobs(started)
+
+    def _give_up(self, link: WorkerLink, why: str) -> None:
+        """Kill a worker that broke the rules or does not answer. ``_on_exit`` does the rest."""
+        if link.alive and not link.fault:
+            link.fault = why
+            log.warning("worker %s is killed: %s", link.worker_id, why)
+        if link.alive:
+            link.process.kill()
+
+    def _on_exit(self, link: WorkerLink) -> None:
+        """The pidfd says that the process is gone: nothing of it runs or writes any more."""
+        for fd in (link.fileno(), link.process.pidfd, link.process.log_fd):
+            self._loop.remove_reader(fd)
+        self._last_words(link)
+        status = link.process.reap()
+        assert status is not None
+        with self._lock:
+            was_ready = link.stage is Stage.READY
+            task, link.task = link.task, None
+            error, retry = explain_death(task, link, status) if task else (None, False)
+            link.close()
+            self._links[link.index] = None
+            self._memory.give_back(link.lease)
+            if task is not None and error is not None:
+                if retry and task.retries > 0 and not self._closing:
+                    task.retries -= 1
+                    task.job.state = JobState.QUEUED
+                    self._scheduler.add(task, first=True)
+                else:
+                    self._finish(task, error=exhausted(error, task))
+            for waiting in self._scheduler.evict(link):
+                if waiting.pinned is link:
+                    self._finish(waiting, error=WorkerLost(f"worker {link.worker_id} died before it ran"))
+                else:
+                    self._scheduler.add(waiting)
+            started = self._assign()
+            self._changed.notify_all()
+            if not self._closing:
+                if was_ready:
+                    log.info("worker %s: %s; starting another", link.worker_id, describe_exit(status))
+                    self._launch(link.index)
+                else:
+                    why = link.fault or describe_exit(status)
+                    said = "\n".join(link.log_tail)
+                    self._start_failed(
+                        link.index, f"worker {link.worker_id} {why}" + (f"; it wrote:\n{said}" if said else ""),
+                        hopeless=status == _BAD_CONFIG and not link.fault,
+                    )  # fmt: skip
+        self._send_jobs(started)
+
+    def _last_words(self, link: WorkerLink) -> None:
+        """Results that were sent before the death still count."""
+        try:
+            for packet in link.receive():
+                if packet.WhichOneof("body") == "job_result" and not link.fault:
+                    self._take_result(link, packet.job_result)
+        except (JobError, OSError):
+            pass  # its death is reported anyway
+
+    def _start_failed(self, index: int, why: str, *, hopeless: bool) -> None:
+        """A worker ended before it was ready: try again, more slowly each time, and then say so."""
+        self._failed_starts += 1
+        log.warning("a worker did not start: %s", why)
+        if hopeless or self._failed_starts >= _FAILED_STARTS:
+            self._break(LaunchError(why))
+        else:
+            delay = _BACKOFF[min(self._failed_starts, len(_BACKOFF)) - 1]
+            self._loop.call_later(delay, self._launch, index)
+
+    def _break(self, error: VortexError) -> None:
+        """No worker can be had: fail what waits and what comes."""
+        with self._lock:
+            self._broken = error
+            self._scheduler.drain()
+            running = {link.task.job.id for link in self.links() if link.task}
+            for job_id, task in list(self._tasks.items()):
+                if job_id not in running:
+                    self._finish(task, error=error)
+            self._changed.notify_all()
+
+    # --------------------------------------------- the fabric's thread: clocks
+
+    def _check_started(self, link: WorkerLink) -> None:
+        if link.alive and link.stage is not Stage.READY:
+            self._give_up(link, f"it was not ready within {self._start_timeout} s")
+
+    def _arm_deadline(self, task: Task) -> None:
+        delay = (task.deadline - monotonic_ns()) / 1e9
+        self._loop.call_later(max(0.0, delay), self._on_deadline, task)
+
+    def _on_deadline(self, task: Task) -> None:
+        with self._lock:
+            if task.job.done():
+                return
+            error = DeadlineExceeded(f"{task.work.op_type}: its deadline passed after {task.job.attempts} attempts")
+            if self._runner_of(task) is None:
+                self._scheduler.remove(task)
+                self._finish(task, error=error)
+                return
+        # The node looks at the deadline itself, at its progress reports; one that makes none is killed.
+        self._loop.call_later(self._grace, self._end_by_force, task, error)
+
+    def _end_by_force(self, task: Task, error: VortexError) -> None:
+        with self._lock:
+            link = self._runner_of(task)
+            if link is not None and not task.job.done():
+                task.ending = error
+                link.process.kill()
+
+    def _tick(self) -> None:
+        for link in self.links():
+            if link.stage is not Stage.READY:
+                continue
+            beat = link.slot.heartbeat
+            if beat and monotonic_ns() - beat > _STALE * 1e9:
+                self._give_up(link, f"its heartbeat stopped for {_STALE} s")
+            elif link.idle:
+                with contextlib.suppress(OSError):
+                    link.flush_releases()
+        if not self._closing:
+            self._loop.call_later(_TICK, self._tick)
+
+    # -------------------------------------------------------- any thread: end
+
+    def close(self) -> None:
+        """End every job and every worker, and the thread. Nothing is left behind. Idempotent."""
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
+            self._scheduler.drain()
+            for task in list(self._tasks.values()):
+                self._finish(task, error=FabricClosed("the fabric was closed before the job ended"))
+            links = self.links()
+            self._changed.notify_all()
+        for link in links:
+            if link.idle:
+                self._send_or_lose(link, shutdown=pb.Shutdown(reason="the fabric is closing"))
+            else:
+                link.process.kill()
+        if not self._await_ends(self._grace):
+            for link in self.links():
+                link.process.kill()
+            self._await_ends(None)
+        self._call(self._loop.stop)
+        self._thread.join()
+
+    def _await_ends(self, timeout: float | None) -> bool:
+        with self._lock:
+            return self._changed.wait_for(lambda: not any(self._links), timeout)
+
+
+class Rebuild:
+    """The lost objects that one task waits for."""
+
+    def __init__(self, task: Task, left: int) -> None:
+        self.task = task
+        self.left = left
+        self.failed = False
+
+    def settle(self, ref: ObjectRef, job: Job) -> VortexError | None:
+        """``job`` made ``ref`` again, or failed to: the error, if so."""
+        error = job.exception()
+        if error is None and job._outputs is not None:
+            try:
+                again = job._outputs.at(ref.path)
+            except JobError as other:
+                error = other
+            else:
+                if isinstance(again, ObjectRef) and again.type == ref.type:
+                    ref.move(again)
+                else:
+                    error = ObjectLost(f"{job.op_type} gave no {ref.type} at {ref.path} this time")
+        self.left -= 1
+        self.failed = error is not None
+        return error

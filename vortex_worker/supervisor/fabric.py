@@ -1,0 +1,294 @@
+"""``Fabric``: the public face of the embedded supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from vortex_worker.config import HEARTBEAT_MS, LOG_LEVELS, MAX_FRAME, WorkerConfig
+from vortex_worker.errors import ConfigError
+from vortex_worker.supervisor.crew import Crew
+from vortex_worker.supervisor.job import Job, monotonic_deadline
+from vortex_worker.supervisor.link import Stage
+from vortex_worker.supervisor.memory import Memory
+from vortex_worker.supervisor.objects import ObjectRef
+from vortex_worker.supervisor.task import Task, Work, stage
+
+if TYPE_CHECKING:
+    import torch
+
+    from vortex_worker._core.handle import TensorHandle
+    from vortex_worker.executor.ports import OpSpec
+    from vortex_worker.supervisor.link import WorkerLink
+
+_GIB = 1 << 30
+_SPARE_LEASES = 2  # beyond two a worker: for those kept by results of workers that died
+_open_fabrics: weakref.WeakSet[Fabric] = weakref.WeakSet()
+
+
+class Fabric:
+    """Sandboxed workers that run nodes, and the memory they share with this process.
+
+    ::
+
+        with Fabric(workers=2, custom_nodes="examples/digits") as fabric:
+            out = fabric.run("Identity", inputs={"tensor": tensor})
+
+    Use it from any number of threads, and from asyncio (``arun``).
+
+    Args:
+        workers: how many processes run jobs.
+        custom_nodes: folders of nodes to load, after lockdown.
+        models: folders that nodes may read.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
+        policy: the system-call policy jobs run under: ``execute``, ``strict`` or a TOML file.
+        threads: threads of one operation in each worker; the CPUs divided among the workers by default.
+        lease_size: bytes of shared memory for the live outputs of one worker. Pages are taken when touched.
+        client_size: bytes of shared memory for tensors that come from this process.
+        memory_limit: bytes of private memory of each worker; 0 for no limit.
+        queue: jobs that may wait before ``submit`` does.
+        grace: seconds that a cancelled or overdue job has to stop by itself.
+        start_timeout: seconds that a worker has to become ready.
+        allow_unsandboxed: also run where the kernel lacks a layer of the sandbox. Unsafe.
+
+    Raises:
+        ConfigError: an argument is bad; the message names it.
+    """
+
+    def __init__(
+        self,
+        workers: int = 1,
+        *,
+        custom_nodes: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
+        models: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
+        device: str = "auto",
+        policy: str = "execute",
+        threads: int | None = None,
+        lease_size: int = _GIB,
+        client_size: int = 2 * _GIB,
+        memory_limit: int = 0,
+        queue: int = 1024,
+        grace: float = 2.0,
+        start_timeout: float = 120.0,
+        log_level: str = "warning",
+        max_frame: int = MAX_FRAME,
+        heartbeat_ms: int = HEARTBEAT_MS,
+        allow_unsandboxed: bool = False,
+    ) -> None:
+        _check_range("workers", workers, 1, 256)
+        _check_range("queue", queue, 1, 1 << 30)
+        _check_range("lease_size", lease_size, 1 << 21, 1 << 44)
+        _check_range("client_size", client_size, 1 << 21, 1 << 44)
+        if log_level not in LOG_LEVELS:
+            raise ConfigError(f"log_level is {log_level!r}: it takes one of {', '.join(LOG_LEVELS)}")
+        cpus = len(os.sched_getaffinity(0))
+        config = WorkerConfig(
+            socket="",
+            seccomp_policy=policy,
+            custom_nodes=_folders("custom_nodes", custom_nodes),
+            models=_folders("models", models),
+            device=device,
+            max_frame=max_frame,
+            heartbeat_ms=heartbeat_ms,
+            threads=max(1, cpus // workers) if threads is None else threads,
+            memory_limit=memory_limit,
+            log_level=log_level,
+            allow_unsandboxed=allow_unsandboxed,
+        )
+        self._memory = Memory(client_size, lease_size, 2 * workers + _SPARE_LEASES)
+        try:
+            self._crew = Crew(
+                config, workers, self._memory, queue=queue, grace=grace, start_timeout=start_timeout
+            )
+        except BaseException:
+            self._memory.close()
+            raise
+        _open_fabrics.add(self)
+
+    # ---------------------------------------------------------------- jobs
+
+    def submit(
+        self,
+        op_type: str,
+        inputs: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+        *,
+        deadline: float | None = None,
+        retries: int = 1,
+        block: bool = True,
+        timeout: float | None = None,
+    ) -> Job:
+        """Queue one node's run and return at once.
+
+        Args:
+            inputs, params: value by port and by parameter. Tensors are copied into shared memory
+                unless they lie there already: outputs of other jobs, ``fabric.empty``, ``fabric.tensor``.
+            deadline: seconds from now after which it fails with ``DeadlineExceeded``.
+            retries: how often it is run again when its worker dies.
+            block, timeout: wait for a place when the queue is full, or raise ``QueueFull``.
+
+        Raises:
+            FabricClosed, LaunchError: no worker will ever run it.
+            QueueFull: the queue stayed full.
+            OutOfArena: no room for the inputs.
+            TypeError, ValueError: a value that can't be sent.
+        """
+        tensors: list[tuple[TensorHandle, Any]] = []
+        refs: list[ObjectRef] = []
+
+        def place(value: Any) -> TensorHandle:
+            from vortex_worker.supervisor.tensors import place
+
+            handle, kept = place(self._memory, value)
+            tensors.append((handle, kept))
+            return handle
+
+        work = Work(op_type, stage(inputs or {}, place, refs), stage(params or {}, place, refs), tensors, refs)
+        job = Job(self._crew.next_id(), op_type, self._crew.cancel)
+        task = Task(job, work, deadline=monotonic_deadline(deadline), retries=retries)
+        self._crew.submit(task, block=block, timeout=timeout)
+        return job
+
+    def run(
+        self,
+        op_type: str,
+        inputs: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Run one node and wait: its outputs by port. Tensors are zero-copy views. As ``submit`` otherwise."""
+        job = self.submit(op_type, inputs, params, **options)
+        try:
+            return job.result()
+        except BaseException:  # Ctrl-C as much as an error: nobody waits for it any more
+            job.cancel()
+            raise
+
+    async def arun(
+        self,
+        op_type: str,
+        inputs: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """``run`` for asyncio. Cancelling the task cancels the job."""
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+
+        def settle() -> None:
+            if not done.done():
+                done.set_result(None)
+
+        job = self.submit(op_type, inputs, params, **options)
+        job.add_done_callback(lambda job: loop.call_soon_threadsafe(settle))
+        try:
+            await done
+        except asyncio.CancelledError:
+            job.cancel()
+            raise
+        return job.result()
+
+    def run_workflow(
+        self,
+        workflow: str | os.PathLike[str] | Mapping[str, Any],
+        *,
+        output_dir: str | os.PathLike[str] = "out",
+        settings: Mapping[str, Any] | None = None,
+        progress: Any = None,
+    ) -> Any:
+        """Run a workflow in ComfyUI's API format; see ``vortex_worker.supervisor.workflow.run``."""
+        from vortex_worker.supervisor.workflow import run
+
+        return run(self, workflow, output_dir=output_dir, settings=settings or {}, progress=progress)
+
+    # -------------------------------------------------------------- tensors
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.Tensor:
+        """An uninitialised tensor in shared memory: fill it, and give it to jobs without a copy."""
+        from vortex_worker.supervisor.tensors import empty
+
+        return empty(self._memory, shape, dtype)
+
+    def tensor(self, value: Any) -> torch.Tensor:
+        """A copy of ``value`` (tensor, array or list) in shared memory."""
+        from vortex_worker.supervisor.tensors import copy
+
+        return copy(self._memory, value)
+
+    # -------------------------------------------------------------- workers
+
+    def wait_ready(self, timeout: float | None = None) -> Self:
+        """Wait until every worker takes jobs.
+
+        Raises:
+            LaunchError: workers can't be started; what they wrote is in the message.
+            TimeoutError: not within ``timeout`` seconds.
+        """
+        self._crew.wait(self._crew.all_ready, timeout)
+        return self
+
+    def nodes(self, timeout: float | None = None) -> dict[str, OpSpec]:
+        """The nodes that the workers have, by op type. Waits for the first worker to be ready."""
+        from vortex_worker.ipc.capabilities import unpack_ops
+
+        return unpack_ops(self._ready_link(timeout).capabilities)
+
+    def plugin_errors(self, timeout: float | None = None) -> list[tuple[str, str, str]]:
+        """``(plugin, message, traceback)`` of each that did not load."""
+        return [(e.plugin, e.message, e.traceback) for e in self._ready_link(timeout).plugin_errors]
+
+    def _ready_link(self, timeout: float | None) -> WorkerLink:
+        links = self._crew.wait(lambda links: any(link.stage is Stage.READY for link in links), timeout)
+        return next(link for link in links if link.stage is Stage.READY)
+
+    def workers(self) -> list[dict[str, Any]]:
+        """What each worker is and does, with its sandbox as the kernel confirmed it. For people and JSON."""
+        return [link.describe() for link in self._crew.links()]
+
+    # ------------------------------------------------------------------ end
+
+    def close(self) -> None:
+        """End all jobs and workers. Tensors that you still hold stay valid. Idempotent."""
+        self._crew.close()
+        self._memory.close()
+        _open_fabrics.discard(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@atexit.register
+def _close_open_fabrics() -> None:
+    for fabric in list(_open_fabrics):
+        fabric.close()
+
+
+def _check_range(name: str, value: int, low: int, high: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ConfigError(f"{name} is {value!r}: it takes a whole number, {low} to {high}")
+
+
+def _folders(
+    name: str, value: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+) -> tuple[str, ...]:
+    folders = [value] if isinstance(value, str | os.PathLike) else list(value)
+    absolute = []
+    for folder in folders:
+        path = Path(folder).resolve()
+        if not path.is_dir():
+            raise ConfigError(f"{name} is {os.fspath(folder)!r}: it takes folders that exist")
+        if ":" in str(path):
+            raise ConfigError(f"{name} is {os.fspath(folder)!r}: a path with ':' can't be passed to a worker")
+        absolute.append(str(path))
+    return tuple(absolute)

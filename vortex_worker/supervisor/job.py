@@ -1,0 +1,147 @@
+"""A job as its caller sees it: progress, cancellation, result."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vortex_worker.errors import VortexError
+
+if TYPE_CHECKING:
+    from vortex_worker.supervisor.outputs import Outputs
+
+
+class JobState(Enum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class Progress(NamedTuple):
+    """How far a job is: ``step`` of ``total``, 0 of 0 before its first report."""
+
+    step: int = 0
+    total: int = 0
+    message: str = ""
+
+
+class Timings(NamedTuple):
+    """Where a job's time went, ns. ``decode`` to ``save`` as the worker tells it."""
+
+    decode: int = 0
+    map: int = 0
+    execute: int = 0
+    save: int = 0
+
+
+class Job:
+    """One submitted job. Made by ``Fabric.submit``; safe to use from any thread."""
+
+    def __init__(self, job_id: int, op_type: str, cancel: Callable[[Job], None]) -> None:
+        self.id = job_id
+        self.op_type = op_type
+        self.state = JobState.QUEUED
+        #: Last report of the node.
+        self.progress = Progress()
+        #: Where the time went, once it is done.
+        self.timings = Timings()
+        #: Id of the worker that ran it last, "" before.
+        self.worker = ""
+        #: How many times it was started.
+        self.attempts = 0
+        self._cancel = cancel
+        self._ended = threading.Lock()
+        self._ended.acquire()
+        self._callbacks: list[Callable[[Job], None]] = []
+        self._watchers: list[Callable[[Job], None]] = []
+        self._guard = threading.Lock()
+        self._outputs: Outputs | None = None
+        self._error: VortexError | None = None
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id} {self.op_type} {self.state.value}>"
+
+    def done(self) -> bool:
+        """Whether it has ended, one way or the other."""
+        return self.state in (JobState.DONE, JobState.FAILED)
+
+    def cancel(self) -> None:
+        """Ask for its end. It fails with ``Cancelled`` (WK-007), unless it ends by itself first.
+
+        A queued job ends at once; a running one at its next progress report, or by the death of
+        its worker when it gives none within the fabric's grace period.
+        """
+        self._cancel(self)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for its end, ``timeout`` seconds at most. Returns whether it has ended."""
+        if not self._ended.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+            return False
+        self._ended.release()
+        return True
+
+    def result(self, timeout: float | None = None) -> dict[str, Any]:
+        """Its outputs by port; tensors are zero-copy views of shared memory.
+
+        Raises:
+            JobError: it failed; see ``vortex_worker.errors`` for each code.
+            FabricClosed: the fabric was closed before it ran.
+            TimeoutError: it has not ended within ``timeout`` seconds. It goes on.
+        """
+        if not self.wait(timeout):
+            raise TimeoutError(f"{self!r} has not ended within {timeout} s")
+        if self._error is not None:
+            raise self._error
+        assert self._outputs is not None
+        return self._outputs.load()
+
+    def exception(self, timeout: float | None = None) -> VortexError | None:
+        """Its error, or None if it succeeded."""
+        if not self.wait(timeout):
+            raise TimeoutError(f"{self!r} has not ended within {timeout} s")
+        return self._error
+
+    def add_done_callback(self, callback: Callable[[Job], None]) -> None:
+        """Call ``callback(job)`` at its end, at once if it has ended. From the fabric's thread: be brief."""
+        with self._guard:
+            if not self.done():
+                self._callbacks.append(callback)
+                return
+        callback(self)
+
+    def on_progress(self, callback: Callable[[Job], None]) -> None:
+        """Call ``callback(job)`` at each progress report. From the fabric's thread: be brief."""
+        self._watchers.append(callback)
+
+    # ---- the fabric's side
+
+    def _report(self, progress: Progress) -> None:
+        self.progress = progress
+        for watcher in self._watchers:
+            watcher(self)
+
+    def _end(self, outputs: Outputs | None, error: VortexError | None) -> bool:
+        """Settle it, once. False if it had ended already."""
+        with self._guard:
+            if self.done():
+                return False
+            self._outputs, self._error = outputs, error
+            self.state = JobState.FAILED if error else JobState.DONE
+            callbacks, self._callbacks = self._callbacks, []
+        self._ended.release()
+        for callback in callbacks:
+            callback(self)
+        return True
+
+
+def monotonic_deadline(seconds: float | None) -> int:
+    """CLOCK_MONOTONIC ns of a deadline ``seconds`` from now; 0 for none."""
+    if seconds is None:
+        return 0
+    if not 0 < seconds < 1e9:
+        raise ValueError(f"deadline is {seconds!r}: it takes seconds from now, above 0")
+    return time.monotonic_ns() + int(seconds * 1e9)

@@ -1,0 +1,228 @@
+"""One worker as the supervisor knows it: process, socket, lease, slot, and what it is doing.
+
+Everything that comes from the worker is checked here before anything believes it. Methods run
+under the fabric's lock, except ``send`` (its own lock) and ``receive`` (the fabric's thread).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections import deque
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from vortex_worker._core.framing import FrameSocket
+from vortex_worker._core.slots import FREE, Slot
+from vortex_worker.errors import LaunchError, ProtocolError
+from vortex_worker.ipc import control_pb2 as pb
+from vortex_worker.ipc import protocol
+from vortex_worker.logging import LEVELS, LineReader
+
+if TYPE_CHECKING:
+    from vortex_worker._core.arena import Arena
+    from vortex_worker.config import WorkerConfig
+    from vortex_worker.supervisor.memory import Lease
+    from vortex_worker.supervisor.process import Verdict, WorkerProcess
+    from vortex_worker.supervisor.task import Task
+
+_SEND_TIMEOUT = 2.0  # s; a worker that doesn't read for so long is broken
+_LOG_TAIL = 40  # lines kept, to explain a failed start
+log = logging.getLogger("vortex_worker.worker")
+
+
+class Stage(Enum):
+    """How far a worker is in its life; it never goes back."""
+
+    LAUNCHED = 0
+    JOINED = 1  # it has a slot and a lease
+    LOCKED = 2  # the kernel confirmed its sandbox
+    READY = 3  # it takes jobs
+    GONE = 4
+
+
+class WorkerLink:
+    """The supervisor's side of one worker."""
+
+    def __init__(
+        self, index: int, config: WorkerConfig, process: WorkerProcess, arena: Arena, lease: Lease
+    ) -> None:
+        self.index = index
+        self.worker_id = config.worker_id
+        self.config = config
+        self.process = process
+        self.lease = lease
+        self.slot = Slot(arena, index)
+        self.slot.clear()
+        self.stage = Stage.LAUNCHED
+        self.started = time.monotonic()
+        self.task: Task | None = None
+        self.verdict: Verdict | None = None
+        self.report = pb.SandboxReport()
+        self.capabilities = pb.Capabilities()
+        self.plugin_errors: list[pb.PluginError] = []
+        self.dropped_objects: deque[int] = deque()
+        self.log_tail: deque[str] = deque(maxlen=_LOG_TAIL)
+        self.fault = ""  # why the supervisor gave it up, if it did
+        self.jobs_done = 0
+        self._socket = FrameSocket(process.socket_fd, config.max_frame)
+        self._send_lock = threading.Lock()
+        self._encoder = protocol.Encoder()
+        self._lines = LineReader(self._log_line)
+
+    @property
+    def alive(self) -> bool:
+        return self.stage is not Stage.GONE
+
+    @property
+    def idle(self) -> bool:
+        return self.stage is Stage.READY and self.task is None
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    # ---- out
+
+    def send(self, **body: Any) -> None:
+        """Send one packet; releases that have come up go first.
+
+        Raises:
+            OSError: the worker is gone, or not reading.
+            ValueError: the packet is larger than a frame may be.
+        """
+        with self._send_lock:
+            frame = self._encoder.encode(**body)
+            self._send_releases()
+            self._socket.send(frame, timeout=_SEND_TIMEOUT)
+
+    def flush_releases(self) -> None:
+        """Tell the worker what is no longer needed, if there is any."""
+        with self._send_lock:
+            self._send_releases()
+
+    def _send_releases(self) -> None:
+        if self.lease.dropped or self.dropped_objects:
+            offsets = self.lease.collect()
+            objects = [self.dropped_objects.popleft() for _ in range(len(self.dropped_objects))]
+            frame = self._encoder.encode(release=pb.Release(offsets=offsets, objects=objects))
+            self._socket.send(frame, timeout=_SEND_TIMEOUT)
+
+    # ---- in
+
+    def receive(self) -> list[pb.ControlPacket]:
+        """Whatever packets have come in.
+
+        Raises:
+            ProtocolError: bytes that are no packets.
+            OSError: the connection broke.
+        """
+        return [protocol.decode(body) for body in self._socket.poll()]
+
+    @property
+    def hung_up(self) -> bool:
+        return bool(self._socket.eof)
+
+    def shake_hands(self, message: pb.Handshake) -> None:
+        """Take one of the worker's three handshakes, in their order.
+
+        Raises:
+            ProtocolError: another one than is due, or not from the process that was launched.
+            LaunchError: the kernel does not confirm its sandbox.
+        """
+        phases = pb.Handshake
+        due = {
+            Stage.LAUNCHED: phases.JOINING, Stage.JOINED: phases.LOCKED, Stage.LOCKED: phases.READY,
+        }.get(self.stage)  # fmt: skip
+        if message.phase != due:
+            raise ProtocolError(f"handshake phase {message.phase} is not due in stage {self.stage.name}")
+        if message.phase == phases.JOINING:
+            if message.protocol_version != protocol.PROTOCOL_VERSION:
+                reason = (
+                    f"worker speaks protocol version {message.protocol_version}, "
+                    f"this supervisor {protocol.PROTOCOL_VERSION}"
+                )
+                self.send(handshake_ack=pb.HandshakeAck(accepted=False, reason=reason))
+                raise ProtocolError(reason)
+            if message.pid != self.process.pid:
+                raise ProtocolError(f"handshake is from pid {message.pid}, launched was {self.process.pid}")
+            self.send(
+                handshake_ack=pb.HandshakeAck(
+                    accepted=True,
+                    slot=self.index,
+                    lease_offset=self.lease.offset,
+                    lease_size=self.lease.size,
+                    heartbeat_ms=self.config.heartbeat_ms,
+                    max_frame=self.config.max_frame,
+                )
+            )
+            self.stage = Stage.JOINED
+        elif message.phase == phases.LOCKED:
+            self.verdict = self.process.verify()
+            if not self.verdict.holds and not self.config.allow_unsandboxed:
+                raise LaunchError(f"the kernel does not confirm the worker's sandbox: {self.verdict}")
+            self.report = message.sandbox
+            self.capabilities = message.capabilities
+            self.stage = Stage.LOCKED
+        else:
+            self.capabilities = message.capabilities
+            self.plugin_errors = list(message.plugin_errors)
+            self.stage = Stage.READY
+
+    def read_log(self) -> bool:
+        """Pass on what the worker wrote to its log. False at its end."""
+        try:
+            data = os.read(self.process.log_fd, 1 << 16)
+        except BlockingIOError:
+            return True
+        if data:
+            self._lines.feed(data)
+        return bool(data)
+
+    def _log_line(self, line: str) -> None:
+        self.log_tail.append(line)
+        level, text = logging.INFO, line
+        if line.startswith('{"time"'):
+            try:
+                entry = json.loads(line)
+                level = LEVELS.get(entry["level"], logging.INFO)
+                text = f"{entry['event']} {entry['fields']}"
+            except (ValueError, KeyError, TypeError):
+                pass  # a node printed something alike: pass it on as it is
+        log.log(level, "%s: %s", self.worker_id, text)
+
+    def describe(self) -> dict[str, Any]:
+        """What it is and does, as plain data."""
+        task, verdict = self.task, self.verdict
+        return {
+            "id": self.worker_id,
+            "pid": self.process.pid,
+            "slot": self.index,
+            "stage": self.stage.name.lower(),
+            "job": task.job.id if task else None,
+            "jobs_done": self.jobs_done,
+            "sandbox": {
+                "policy": self.report.policy,
+                "layers": list(self.report.layers),
+                "landlock_abi": self.report.landlock_abi,
+                "filter_sha256": self.report.filter_hash,
+                "enforced": bool(verdict and verdict.holds),
+                "kernel": verdict._asdict() if verdict else None,
+            },
+        }
+
+    # ---- end
+
+    def close(self) -> None:
+        """Mark it gone and give back socket and descriptors. The process must have been reaped."""
+        self.stage = Stage.GONE
+        for _ in range(16):  # what is left in the pipe, at most 1 MiB: a grandchild can't exist, but be bounded
+            if self.process.log_fd < 0 or not self.read_log():
+                break
+        self._lines.close()
+        self._socket.close()
+        self.process.close()
+        self.slot.clear()
+        self.slot.set_status(FREE)

@@ -1,0 +1,164 @@
+"""The arena as its owner sees it: a region for the client's tensors, and leases for workers.
+
+::
+
+    header · slots │ client region │ lease 0 │ lease 1 │ …        each from a 2 MiB boundary
+
+Memory is given back by construction: a block's Python object is kept alive by every tensor that
+views it, and its end frees the client's block, or tells the worker that its handle is released.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left, insort
+from collections import deque
+
+from vortex_worker._core.arena import Arena
+from vortex_worker._core.lease import LeaseAllocator
+from vortex_worker._core.handle import TensorHandle
+from vortex_worker.errors import InvalidHandle, OutOfArena
+
+ALIGN = 2 << 20  # 2 MiB: leases begin on huge-page boundaries
+
+
+class ClientBlock:
+    """Memory of the client region; free again when nothing refers to it."""
+
+    __slots__ = ("_allocator", "offset")
+
+    def __init__(self, allocator: LeaseAllocator, offset: int) -> None:
+        self._allocator = allocator
+        self.offset = offset
+
+    def __del__(self) -> None:
+        self._allocator.free(self.offset)
+
+
+class WorkerBlock:
+    """A live handle in a worker's lease; released when nothing refers to it."""
+
+    __slots__ = ("_lease", "offset")
+
+    def __init__(self, lease: Lease, offset: int) -> None:
+        self._lease = lease
+        self.offset = offset
+
+    def __del__(self) -> None:
+        self._lease.dropped.append(self.offset)
+
+
+class Lease:
+    """One worker's region, and which handles in it are live."""
+
+    def __init__(self, index: int, offset: int, size: int) -> None:
+        self.index = index
+        self.offset = offset
+        self.size = size
+        self.held = False  # by a worker that may still write to it
+        self.dropped: deque[int] = deque()  # offsets whose last view is gone
+        self._starts: list[int] = []  # live handles, sorted
+        self._sizes: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def live(self) -> int:
+        """Live handles."""
+        return len(self._starts)
+
+    def admit(self, handle: TensorHandle) -> WorkerBlock:
+        """Make a handle that its worker returned live.
+
+        Raises:
+            InvalidHandle: it lies outside this lease, is malformed, or overlaps a live one.
+        """
+        handle.check(self.offset, self.size)
+        with self._lock:
+            self._insert(handle)
+        return WorkerBlock(self, handle.offset)
+
+    def _insert(self, handle: TensorHandle) -> None:
+        size = max(handle.nbytes, 1)
+        at = bisect_left(self._starts, handle.offset)
+        after = self._starts[at] if at < len(self._starts) else None
+        before = self._starts[at - 1] if at else None
+        if after is not None and handle.offset + size > after:
+            raise InvalidHandle(f"handle at {handle.offset} of {handle.nbytes} bytes overlaps a live one at {after}")
+        if before is not None and before + self._sizes[before] > handle.offset:
+            raise InvalidHandle(f"handle at {handle.offset} overlaps a live one at {before}")
+        insort(self._starts, handle.offset)
+        self._sizes[handle.offset] = size
+
+    def collect(self) -> list[int]:
+        """Offsets to tell the worker of: no longer live from here on."""
+        released = []
+        with self._lock:
+            while self.dropped:
+                offset = self.dropped.popleft()
+                del self._sizes[offset]
+                del self._starts[bisect_left(self._starts, offset)]
+                released.append(offset)
+        return released
+
+
+class Memory:
+    """Owns the arena. Every method may be called from any thread."""
+
+    def __init__(self, client_size: int, lease_size: int, leases: int) -> None:
+        """Make an arena of a client region and ``leases`` regions. Pages come at first touch."""
+        client_size, lease_size = _round_up(client_size), _round_up(lease_size)
+        self.arena = Arena.create(ALIGN + client_size + leases * lease_size)
+        start = self.arena.data_offset
+        self._client = LeaseAllocator(start, client_size)
+        self._leases = [Lease(i, start + client_size + i * lease_size, lease_size) for i in range(leases)]
+        self._lock = threading.Lock()
+
+    @property
+    def client_live(self) -> int:
+        """Live blocks of the client region."""
+        return int(self._client.live)
+
+    def allocate(self, nbytes: int) -> ClientBlock:
+        """A block of the client region.
+
+        Raises:
+            OutOfArena: it has no room.
+        """
+        return ClientBlock(self._client, self._client.allocate(nbytes))
+
+    def hold_lease(self) -> Lease:
+        """A lease that no process can write to and nobody still reads.
+
+        Raises:
+            OutOfArena: live tensors keep every one.
+        """
+        with self._lock:
+            for lease in self._leases:
+                if not lease.held:
+                    lease.collect()
+                    if not lease.live:
+                        lease.held = True
+                        return lease
+        raise OutOfArena(
+            f"each of the {len(self._leases)} leases is in use or kept by live tensors of workers that ended: "
+            "drop results that are no longer needed"
+        )
+
+    def give_back(self, lease: Lease) -> None:
+        """Its worker is dead. The region is used again once the last live handle is gone."""
+        with self._lock:
+            lease.held = False
+            lease.collect()
+            if not lease.live:
+                self.arena.discard(lease.offset, lease.size)
+
+    def close(self) -> None:
+        """Close the arena; the mapping lives on while tensors do."""
+        try:
+            self.arena.close()
+        except BufferError:
+            self.arena.seal_descriptors()
+
+
+def _round_up(size: int) -> int:
+    return -(-size // ALIGN) * ALIGN

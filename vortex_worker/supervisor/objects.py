@@ -1,0 +1,54 @@
+"""References to objects that live in workers, and how to make them again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vortex_worker.supervisor.link import WorkerLink
+    from vortex_worker.supervisor.task import Work
+
+
+class ObjectRef:
+    """A resident object: a model, a text encoder. Give it to another job as an input.
+
+    It stays in the worker that made it; the fabric sends jobs there, and makes it again from the
+    job that made it (``lineage``) when that worker is gone. Dropping the last reference lets the
+    worker drop the object.
+    """
+
+    __slots__ = ("__weakref__", "_home", "_id", "lineage", "path", "type")
+
+    def __init__(self, home: WorkerLink, object_id: int, type: str) -> None:
+        #: Its port type, such as "MODEL".
+        self.type = type
+        #: The work that made it, and where in its outputs it is.
+        self.lineage: Work | None = None
+        self.path: tuple[str | int, ...] = ()
+        self._home: WorkerLink | None = home
+        self._id = object_id
+
+    def __repr__(self) -> str:
+        where = self._home.worker_id if self._home is not None else "lost"
+        return f"<{self.type} object {self._id} in {where}>"
+
+    def __del__(self) -> None:
+        if self._home is not None:
+            self._home.dropped_objects.append(self._id)
+
+    @property
+    def home(self) -> WorkerLink | None:
+        """The worker that has it; None when that worker is gone."""
+        return self._home if self._home is not None and self._home.alive else None
+
+    @property
+    def id(self) -> int:
+        """Its number in that worker."""
+        return self._id
+
+    def move(self, other: ObjectRef) -> None:
+        """Take over what ``other`` refers to: the same object, made again elsewhere."""
+        if self._home is not None:
+            self._home.dropped_objects.append(self._id)
+        self._home, self._id = other._home, other._id
+        other._home = None

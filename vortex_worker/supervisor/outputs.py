@@ -1,0 +1,121 @@
+"""A job's outputs: received, checked and owned at once; made into tensors when first asked for.
+
+The fabric's thread takes a result in without torch; the caller's thread that reads it imports it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vortex_worker._core.handle import TensorHandle
+from vortex_worker.errors import InvalidHandle, ProtocolError
+from vortex_worker.ipc import protocol
+from vortex_worker.supervisor.objects import ObjectRef
+
+if TYPE_CHECKING:
+    from vortex_worker._core.arena import Arena
+    from vortex_worker.ipc import control_pb2 as pb
+    from vortex_worker.supervisor.link import WorkerLink
+    from vortex_worker.supervisor.task import Work
+
+_ENCODING_RAW = 0
+#: Types of data that are not objects: a worker can't pass one off as a reference.
+_MAX_TYPE_NAME = 128
+
+
+class _Stored:
+    """A tensor not looked at yet: its checked handle, and what keeps its memory."""
+
+    __slots__ = ("handle", "owner")
+
+    def __init__(self, handle: TensorHandle, owner: Any) -> None:
+        self.handle = handle
+        self.owner = owner
+
+
+class Outputs:
+    """What a worker returned for one job."""
+
+    def __init__(self, arena: Arena, values: dict[str, Any], objects: list[ObjectRef]) -> None:
+        self._arena = arena
+        self._values = values
+        self._loaded: dict[str, Any] | None = None
+        self.objects = objects
+
+    @classmethod
+    def receive(cls, result: pb.JobResult, work: Work, link: WorkerLink, arena: Arena) -> Outputs:
+        """Check everything in ``result`` and take ownership of what it hands over.
+
+        Raises:
+            InvalidHandle: a tensor that is malformed, not in the worker's lease, or over a live one.
+            ProtocolError: anything else that makes no sense.
+        """
+        objects: list[ObjectRef] = []
+
+        def load(handle: TensorHandle) -> _Stored:
+            owner = work.owner_of_view(handle)
+            if owner is None:
+                return _Stored(handle, link.lease.admit(handle))
+            handle.check(arena.data_offset, arena.data_size)
+            return _Stored(handle, owner)
+
+        def load_object(object_id: int, type: str) -> ObjectRef:
+            if not type.isprintable() or len(type) > _MAX_TYPE_NAME:
+                raise ProtocolError("an object's type is not a printable name")
+            ref = ObjectRef(link, object_id, type)
+            objects.append(ref)
+            return ref
+
+        values = {port: protocol.unpack(value, load, load_object) for port, value in result.outputs.items()}
+        outputs = cls(arena, values, objects)
+        for port, value in values.items():
+            _note_lineage(value, (port,), work)
+        return outputs
+
+    def load(self) -> dict[str, Any]:
+        """The outputs by port, tensors as zero-copy views."""
+        if self._loaded is None:
+            self._loaded = {port: self._load(value) for port, value in self._values.items()}
+        return dict(self._loaded)
+
+    def _load(self, value: Any) -> Any:
+        if isinstance(value, _Stored):
+            if value.handle.encoding != _ENCODING_RAW:
+                from vortex_worker.bridge.arrow import ArrowBridge
+
+                return ArrowBridge().arrow_to_tensor(
+                    self._arena.buffer(value.handle.offset, value.handle.nbytes, value.owner)
+                )
+            from vortex_worker.bridge.tensor import view
+
+            return view(self._arena, value.handle, value.owner)
+        if isinstance(value, list):
+            return [self._load(item) for item in value]
+        if isinstance(value, dict):
+            return {key: self._load(item) for key, item in value.items()}
+        return value
+
+    def at(self, path: tuple[str | int, ...]) -> Any:
+        """The raw value at ``path``, as lineage keeps it.
+
+        Raises:
+            InvalidHandle: there is none: the job gave other outputs this time.
+        """
+        value: Any = self._values
+        for key in path:
+            try:
+                value = value[key]
+            except (KeyError, IndexError, TypeError):
+                raise InvalidHandle(f"the job that made the object gave nothing at {path} this time") from None
+        return value
+
+
+def _note_lineage(value: Any, path: tuple[str | int, ...], work: Work) -> None:
+    if isinstance(value, ObjectRef):
+        value.lineage, value.path = work, path
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _note_lineage(item, (*path, key), work)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _note_lineage(item, (*path, index), work)

@@ -1,0 +1,61 @@
+"""What a worker's death means for the job it had: which error, and whether to try again."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+from vortex_worker.errors import JobError, SandboxViolation, VortexError, WorkerLost
+from vortex_worker.supervisor.process import describe_exit
+
+if TYPE_CHECKING:
+    from vortex_worker.supervisor.link import WorkerLink
+    from vortex_worker.supervisor.task import Task
+
+_FAULTS = (-signal.SIGSEGV, -signal.SIGBUS)
+
+
+def explain_death(task: Task, link: WorkerLink, status: int) -> tuple[VortexError, bool]:
+    """The error that a death is for its job, and whether another run could end otherwise.
+
+    ``status`` is the kernel's; the fault record in the slot is the worker's own word, and decides
+    nothing but a sentence and that its own job isn't tried again.
+    """
+    if task.ending is not None:
+        return task.ending, False
+    what = f"{task.work.op_type} (job {task.job.id}): worker {link.worker_id}, pid {link.process.pid}"
+    details = {"worker": link.worker_id, "pid": str(link.process.pid), "exit": describe_exit(status)}
+    if link.fault:
+        details["fault"] = link.fault
+        return WorkerLost(f"{what} was given up: {link.fault}", details), True
+    if status == -signal.SIGSYS:
+        return (
+            SandboxViolation(
+                f"{what} was killed by its sandbox: it made a system call that policy "
+                f"{link.report.policy!r} denies",
+                details,
+                retryable=False,
+            ),
+            False,
+        )
+    if status in _FAULTS:
+        record = link.slot.snapshot()
+        port = task.work.input_covering(record.fault_address - 1) if record.fault_address else ""
+        if port:
+            details["port"] = port
+            error: JobError = WorkerLost(
+                f"{what} died because the node writes to its input {port!r} in place; inputs are "
+                "read-only shared memory: copy it first, or set mutates_inputs = True on the node",
+                details,
+                retryable=False,
+            )
+            return error, False
+    return WorkerLost(f"{what} was lost: {describe_exit(status)}", details), True
+
+
+def exhausted(error: VortexError, task: Task) -> VortexError:
+    """The same error, saying how often it was tried."""
+    if isinstance(error, WorkerLost) and task.job.attempts > 1:
+        details = error.details | {"attempts": str(task.job.attempts)}
+        return WorkerLost(f"{error.message}, on each of {task.job.attempts} attempts", details, error.retryable)
+    return error

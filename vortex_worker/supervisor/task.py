@@ -1,0 +1,111 @@
+"""A job as the supervisor keeps it: what to send, what it needs alive, how often it may be tried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from vortex_worker._core.handle import TensorHandle
+from vortex_worker.errors import InvalidHandle, VortexError
+from vortex_worker.ipc import control_pb2 as pb
+from vortex_worker.ipc import protocol
+from vortex_worker.supervisor.job import Job
+from vortex_worker.supervisor.objects import ObjectRef
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vortex_worker.supervisor.link import WorkerLink
+
+
+@dataclass(eq=False, slots=True)
+class Work:
+    """What is to be done: enough to do it again after the job is forgotten (an object's lineage).
+
+    ``inputs`` and ``params`` are plain data in which each tensor is its TensorHandle.
+    """
+
+    op_type: str
+    inputs: dict[str, Any]
+    params: dict[str, Any]
+    #: Input tensors: kept, so that their memory is, each with the handle a result may view.
+    tensors: list[tuple[TensorHandle, Any]] = field(default_factory=list)
+    refs: list[ObjectRef] = field(default_factory=list)
+
+    def message(self, job_id: int, deadline: int) -> pb.JobSubmit:
+        """The message to send now: objects have the ids of the worker they are in."""
+        submit = pb.JobSubmit(job_id=job_id, op_type=self.op_type, deadline=deadline)
+        for port, value in self.inputs.items():
+            protocol.pack(value, submit.inputs[port], _name_object)
+        for name, value in self.params.items():
+            protocol.pack(value, submit.params[name], _name_object)
+        return submit
+
+    def input_covering(self, offset: int) -> str:
+        """The input port whose tensor covers ``offset`` of the arena, or ""."""
+        for port, value in self.inputs.items():
+            if any(h.offset <= offset < h.offset + max(h.nbytes, 1) for h in _handles(value)):
+                return port
+        return ""
+
+    def owner_of_view(self, handle: TensorHandle) -> Any | None:
+        """The input tensor that ``handle``, found in a result, is a view of; None if of none.
+
+        Raises:
+            InvalidHandle: it begins inside an input but reaches out of it.
+        """
+        for mine, tensor in self.tensors:
+            if mine.offset <= handle.offset < mine.offset + max(mine.nbytes, 1):
+                if handle.offset + handle.nbytes > mine.offset + mine.nbytes:
+                    raise InvalidHandle(f"handle at {handle.offset} reaches out of the input at {mine.offset}")
+                return tensor
+        return None
+
+
+@dataclass(eq=False, slots=True)
+class Task:
+    """One job's work, and how far the supervisor is with it."""
+
+    job: Job
+    work: Work
+    deadline: int = 0  # CLOCK_MONOTONIC ns; 0: none
+    retries: int = 0  # deaths of a worker that it may still cause
+    #: The only worker it may run on: where an object is to be made again.
+    pinned: WorkerLink | None = None
+    #: The error to give once its worker has been killed for it.
+    ending: VortexError | None = None
+
+
+def stage(value: Any, place: Callable[[Any], TensorHandle], refs: list[ObjectRef], depth: int = 0) -> Any:
+    """A copy of ``value`` in which ``place`` turned each tensor into a handle; objects are noted in ``refs``."""
+    if value is None or isinstance(value, bool | int | float | str | bytes | bytearray | memoryview):
+        return value
+    if isinstance(value, ObjectRef):
+        refs.append(value)
+        return value
+    if isinstance(value, Mapping) or isinstance(value, list | tuple):
+        if depth > 32:
+            raise ValueError("lists and dicts are nested deeper than 32")
+        if isinstance(value, Mapping):
+            return {key: stage(item, place, refs, depth + 1) for key, item in value.items()}
+        return [stage(item, place, refs, depth + 1) for item in value]
+    return place(value)
+
+
+def _name_object(value: Any, into: pb.Value) -> None:
+    if not isinstance(value, ObjectRef):
+        raise TypeError(f"{type(value).__name__} can't be sent to a worker")
+    into.object.id = value.id
+    into.object.type = value.type
+
+
+def _handles(value: Any) -> Iterator[TensorHandle]:
+    if isinstance(value, TensorHandle):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _handles(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _handles(item)
