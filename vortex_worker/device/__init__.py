@@ -1,1 +1,96 @@
-"""device."""
+"""Where tensors are computed: choosing a device, warming it up, telling its errors apart.
+
+Imports torch only inside its functions: a worker says who it is before it imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vortex_worker.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device: ``type`` is ``cpu``, ``cuda`` or ``mps``; ``memory`` in bytes."""
+
+    type: str
+    index: int
+    name: str
+    memory: int
+
+    @property
+    def torch_device(self) -> torch.device:
+        import torch
+
+        return torch.device(self.type) if self.type == "cpu" else torch.device(self.type, self.index)
+
+
+def available() -> list[Device]:
+    """Every device of this machine, the fastest first: CUDA, then MPS, then the CPU."""
+    from vortex_worker.device import cpu, cuda, metal
+
+    return [*cuda.devices(), *metal.devices(), cpu.device()]
+
+
+def choose(name: str = "auto") -> Device:
+    """The device called ``auto`` (the first there is), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    devices = available()
+    if name == "auto":
+        return devices[0]
+    kind, colon, index = name.partition(":")
+    for device in devices:
+        if device.type == kind and (not colon or index == str(device.index)):
+            return device
+    there = ", ".join(f"{d.type}:{d.index}" if d.type != "cpu" else "cpu" for d in devices)
+    raise ConfigError(f"device is {name!r}, which is not here: there are auto, {there}")
+
+
+def warm_up(device: Device, threads: int = 0) -> None:
+    """Start everything that a first job would otherwise pay for: thread pool, kernels, contexts.
+
+    Must run before lockdown: threads can't be created, nor code be mapped, as freely after it.
+    """
+    from vortex_worker.device import cpu, cuda
+
+    cpu.warm_up(threads)
+    if device.type == "cuda":
+        cuda.warm_up(device)
+
+
+def empty_cache() -> None:
+    """Give unused memory of the allocators back."""
+    from vortex_worker.device import cpu, cuda, metal
+
+    cuda.empty_cache()
+    metal.empty_cache()
+    cpu.empty_cache()
+
+
+def is_oom(error: BaseException) -> bool:
+    """Whether ``error`` says that memory ran out, on any device."""
+    from vortex_worker.device import cpu, cuda
+
+    return cpu.is_oom(error) or cuda.is_oom(error)
+
+
+def is_device_error(error: BaseException) -> bool:
+    """Whether ``error`` is a device's failure rather than the node's."""
+    from vortex_worker.device import cuda
+
+    return cuda.is_device_error(error)
+
+
+def is_sticky(error: BaseException) -> bool:
+    """Whether the device stays unusable for this process."""
+    from vortex_worker.device import cuda
+
+    return cuda.is_sticky(error)

@@ -143,9 +143,9 @@ class Fabric:
         refs: list[ObjectRef] = []
 
         def place(value: Any) -> TensorHandle:
-            from vortex_worker.supervisor.tensors import place
+            from vortex_worker.bridge import client
 
-            handle, kept = place(self._memory, value)
+            handle, kept = client.place(self._memory.arena, value, self._memory.allocate)
             tensors.append((handle, kept))
             return handle
 
@@ -211,15 +211,15 @@ class Fabric:
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.Tensor:
         """An uninitialised tensor in shared memory: fill it, and give it to jobs without a copy."""
-        from vortex_worker.supervisor.tensors import empty
+        from vortex_worker.bridge import client
 
-        return empty(self._memory, shape, dtype)
+        return client.empty(self._memory.arena, shape, dtype, self._memory.allocate)
 
     def tensor(self, value: Any) -> torch.Tensor:
         """A copy of ``value`` (tensor, array or list) in shared memory."""
-        from vortex_worker.supervisor.tensors import copy
+        from vortex_worker.bridge import client
 
-        return copy(self._memory, value)
+        return client.copy(self._memory.arena, value, self._memory.allocate)
 
     # -------------------------------------------------------------- workers
 

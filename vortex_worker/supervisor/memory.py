@@ -118,13 +118,14 @@ class Memory:
         """Live blocks of the client region."""
         return int(self._client.live)
 
-    def allocate(self, nbytes: int) -> ClientBlock:
-        """A block of the client region.
+    def allocate(self, nbytes: int) -> tuple[int, ClientBlock]:
+        """Offset and owner of memory in the client region.
 
         Raises:
             OutOfArena: it has no room.
         """
-        return ClientBlock(self._client, self._client.allocate(nbytes))
+        offset = self._client.allocate(nbytes)
+        return offset, ClientBlock(self._client, offset)
 
     def hold_lease(self) -> Lease:
         """A lease that no process can write to and nobody still reads.

@@ -1,0 +1,158 @@
+"""torch tensors over arena memory, and arena memory for torch tensors.
+
+Handle → tensor is one crossing: the core checks the handle and fills a DLPack capsule, and torch
+adopts it. Tensor → handle copies nothing when the tensor lies in the arena already, and once
+otherwise, in its own dtype: bfloat16 and float8 as much as float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from vortex_worker._core.arena import Arena
+from vortex_worker._core.handle import TensorHandle
+from vortex_worker.errors import InvalidHandle
+
+#: dtype numbers of the wire → torch's dtypes.
+DTYPES: dict[int, torch.dtype] = {
+    1: torch.bool,
+    2: torch.uint8,
+    3: torch.uint16,
+    4: torch.uint32,
+    5: torch.uint64,
+    6: torch.int8,
+    7: torch.int16,
+    8: torch.int32,
+    9: torch.int64,
+    10: torch.float16,
+    11: torch.bfloat16,
+    12: torch.float32,
+    13: torch.float64,
+    14: torch.float8_e4m3fn,
+    15: torch.float8_e5m2,
+    16: torch.complex64,
+    17: torch.complex128,
+}
+DTYPE_NUMBERS: dict[torch.dtype, int] = {dtype: number for number, dtype in DTYPES.items()}
+
+_ALIGN = 64
+_adopt = torch._C._from_dlpack  # takes a capsule as it is; torch.from_dlpack asks five questions first
+
+
+def view(arena: Arena, handle: TensorHandle, owner: Any = None) -> torch.Tensor:
+    """The tensor that ``handle`` stands for: no copy, its dtype, shape and strides.
+
+    The arena's mapping and ``owner`` live as long as the tensor, or any view of it, does. Memory
+    outside this worker's lease is read-only: writing to the tensor ends the process.
+
+    Raises:
+        InvalidHandle: it is malformed or outside the data area.
+    """
+    tensor: torch.Tensor = _adopt(arena.capsule(handle, owner))
+    return tensor
+
+
+def frombuffer_view(arena: Arena, handle: TensorHandle, owner: Any = None) -> torch.Tensor:
+    """``view``, by ``torch.frombuffer`` over the buffer protocol: slower, and what tests compare with."""
+    handle.check(arena.data_offset, arena.data_size)
+    dtype = DTYPES[handle.dtype]
+    if handle.nbytes == 0 or 0 in handle.shape:
+        return torch.empty(handle.shape, dtype=dtype)
+    flat = torch.frombuffer(arena.buffer(handle.offset, handle.nbytes, owner), dtype=torch.uint8)
+    flat = flat[: handle.nbytes // dtype.itemsize * dtype.itemsize].view(dtype)
+    if handle.strides is None:
+        return flat.view(handle.shape)
+    return flat.as_strided(handle.shape, handle.strides)
+
+
+def locate(arena: Arena, tensor: torch.Tensor) -> TensorHandle | None:
+    """The handle of a tensor that lies in the arena, as it lies there; None if it has none.
+
+    None, too, where it begins off a 64-byte boundary: no handle can say so.
+    """
+    if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
+        return None
+    if tensor.numel() == 0:
+        return None
+    extent = _extent(tensor)
+    offset = arena.locate(tensor.data_ptr(), extent)
+    if offset < 0 or offset % _ALIGN or tensor.is_conj() or tensor.is_neg():
+        return None
+    dtype = DTYPE_NUMBERS.get(tensor.dtype)
+    if dtype is None:
+        return None
+    strides = None if tensor.is_contiguous() else tuple(tensor.stride())
+    return TensorHandle(offset, extent, dtype, tuple(tensor.shape), strides)
+
+
+def empty(arena: Arena, offset: int, shape: Sequence[int], dtype: torch.dtype, owner: Any) -> torch.Tensor:
+    """An uninitialised tensor in C order at ``offset``, where ``nbytes_of`` it were allocated."""
+    return view(arena, TensorHandle(offset, nbytes_of(shape, dtype), number_of(dtype), tuple(shape)), owner)
+
+
+def store(arena: Arena, tensor: torch.Tensor, allocate: Callable[[int], tuple[int, Any]]) -> tuple[TensorHandle, Any]:
+    """Copy a tensor into the arena: its handle, in C order, and what owns the memory.
+
+    One ``memcpy`` when it is contiguous on the CPU, one strided copy when it isn't. From a GPU, one
+    copy that has ended before this returns (not run on a GPU yet).
+
+    Args:
+        allocate: gives ``(offset, owner)`` of memory for so many bytes.
+
+    Raises:
+        TypeError: a kind of tensor that has no plain memory, or a dtype that can't travel.
+        OutOfArena: from ``allocate``.
+    """
+    require_plain(tensor)
+    tensor = tensor.detach().resolve_conj().resolve_neg()
+    nbytes = nbytes_of(tensor.shape, tensor.dtype)
+    offset, owner = allocate(nbytes)
+    handle = TensorHandle(offset, nbytes, number_of(tensor.dtype), tuple(tensor.shape))
+    if nbytes == 0:
+        return handle, owner
+    if tensor.device.type == "cpu" and tensor.is_contiguous():
+        arena.copy_from(offset, tensor.data_ptr(), nbytes)
+    else:
+        view(arena, handle, owner).copy_(tensor)
+    return handle, owner
+
+
+def require_plain(tensor: torch.Tensor) -> None:
+    """Raise TypeError unless the tensor has dense memory and a dtype that can travel."""
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"a {tensor.layout} tensor can't travel: make it dense first")
+    if tensor.is_quantized:
+        raise TypeError("a quantized tensor can't travel: dequantize it first")
+    if tensor.device.type == "meta":
+        raise TypeError("a meta tensor has no data")
+    number_of(tensor.dtype)
+
+
+def number_of(dtype: torch.dtype) -> int:
+    """The wire's number of ``dtype``. TypeError if it has none."""
+    number = DTYPE_NUMBERS.get(dtype)
+    if number is None:
+        raise TypeError(f"dtype {dtype} can't travel: {', '.join(str(d) for d in DTYPE_NUMBERS)} can")
+    return number
+
+
+def nbytes_of(shape: Sequence[int], dtype: torch.dtype) -> int:
+    """Bytes of a tensor in C order.
+
+    Raises:
+        InvalidHandle: a dimension is negative or no whole number.
+    """
+    for size in shape:
+        if not isinstance(size, int) or size < 0:
+            raise InvalidHandle(f"shape is {list(shape)!r:.200}: it takes whole numbers, 0 or more")
+    return math.prod(shape) * dtype.itemsize
+
+
+def _extent(tensor: torch.Tensor) -> int:
+    """Bytes from the first element to behind the furthest."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return (last + 1) * tensor.element_size()

@@ -1,0 +1,79 @@
+"""What a node may ask while it runs: progress, cancellation, output memory, device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vortex_worker.errors import Cancelled, DeadlineExceeded
+
+if TYPE_CHECKING:
+    import torch
+
+
+class JobContext:
+    """One job's context, as ``self.context`` of the node that runs it."""
+
+    def __init__(
+        self,
+        job_id: int = 0,
+        deadline: int = 0,
+        *,
+        device: torch.device | None = None,
+        report: Callable[[int, int, str], None] = lambda step, total, message: None,
+        cancelled: Callable[[], bool] = lambda: False,
+        allocate: Callable[[Sequence[int], Any], Any] | None = None,
+    ) -> None:
+        self.job_id = job_id
+        self._deadline = deadline  # CLOCK_MONOTONIC ns; 0: none
+        self._device = device
+        self._report = report
+        self._cancelled = cancelled
+        self._allocate = allocate
+
+    @property
+    def device(self) -> torch.device:
+        """Where to compute."""
+        if self._device is None:
+            import torch
+
+            return torch.device("cpu")
+        return self._device
+
+    def progress(self, step: int, total: int, message: str = "") -> None:
+        """Say that ``step`` of ``total`` are done; then ``check``. Cheap enough for every step.
+
+        Raises:
+            ValueError: not 0 ≤ step ≤ total.
+            Cancelled, DeadlineExceeded: as ``check``.
+        """
+        if not 0 <= step <= total < 1 << 32:
+            raise ValueError(f"progress is step {step} of {total}: it takes 0 ≤ step ≤ total")
+        self._report(step, total, message)
+        self.check()
+
+    def check(self) -> None:
+        """Raise Cancelled or DeadlineExceeded when the job should end. Let it through."""
+        if self._deadline and time.monotonic_ns() >= self._deadline:
+            raise DeadlineExceeded("the job's deadline passed while it ran")
+        if self._cancelled():
+            raise Cancelled("cancelled while it ran")
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the job was cancelled, for a node that would rather tidy up than be raised through."""
+        return self._cancelled()
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.Tensor:
+        """An uninitialised tensor in shared memory: returned as an output, it is not copied.
+
+        Raises:
+            OutOfArena: the worker's lease is full.
+        """
+        import torch
+
+        if self._allocate is None:
+            return torch.empty(tuple(shape), dtype=dtype)
+        tensor: torch.Tensor = self._allocate(shape, dtype)
+        return tensor

@@ -1,0 +1,136 @@
+"""Runs one job on one node: validate, execute, save; and gives every failure its code.
+
+Out of memory gets one second try, of execute *and* save, after idle objects and caches are dropped.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, NamedTuple, TypeVar
+
+from vortex_worker import device
+from vortex_worker.errors import CUDAError, ExecutionError, JobError, OOMSoft, ValidationError
+from vortex_worker.executor.base import AbstractExecutor
+from vortex_worker.executor.context import JobContext
+from vortex_worker.executor.ports import OpSpec
+from vortex_worker.executor.validation import check_outputs, is_tensor, prepare
+
+_TRACEBACK_LIMIT = 12_000  # characters, the last of them: where the error is
+Saved = TypeVar("Saved")
+
+
+class Done(NamedTuple):
+    """What a run gave, and what it took in ns."""
+
+    saved: Any
+    execute_ns: int
+    save_ns: int
+
+
+def run(
+    executor: AbstractExecutor,
+    spec: OpSpec,
+    inputs: Mapping[str, Any],
+    params: Mapping[str, Any],
+    context: JobContext,
+    *,
+    save: Callable[[dict[str, Any]], Saved],
+    free_memory: Callable[[], object],
+) -> Done:
+    """Run one job.
+
+    Args:
+        save: takes the outputs by port to where the supervisor finds them.
+        free_memory: drops what can be made again, when memory is short.
+
+    Raises:
+        ValidationError (WK-004), OOMSoft (WK-001), CUDAError (WK-005), ExecutionError (WK-006), or
+        whatever JobError the node, or saving its outputs, raised.
+    """
+    import torch
+
+    inputs, params = prepare(spec, inputs, params)
+    _ask_node(executor, spec, inputs, params)
+    executor.context = context
+
+    def attempt() -> Done:
+        given = _private_copies(inputs) if spec.mutates_inputs else dict(inputs)
+        begun = time.perf_counter_ns()
+        with torch.inference_mode():
+            outputs = check_outputs(spec, executor.execute(given, dict(params)))
+            executed = time.perf_counter_ns()
+            saved = save(outputs)
+        return Done(saved, executed - begun, time.perf_counter_ns() - executed)
+
+    try:
+        return attempt()
+    except BaseException as error:
+        if not device.is_oom(error):
+            raise _as_job_error(error, spec.name) from None
+        # What the failed attempt made is held by its traceback.
+        traceback.clear_frames(error.__traceback__)
+    free_memory()
+    gc.collect()
+    device.empty_cache()
+    try:
+        return attempt()
+    except BaseException as error:
+        if device.is_oom(error):
+            raise OOMSoft(f"{spec.name}: out of memory, twice: {_text(error)}") from None
+        raise _as_job_error(error, spec.name) from None
+
+
+def _ask_node(executor: AbstractExecutor, spec: OpSpec, inputs: dict[str, Any], params: dict[str, Any]) -> None:
+    try:
+        problems = executor.validate(inputs, params)
+    except BaseException as error:
+        raise _as_job_error(error, f"{spec.name}.validate") from None
+    if not isinstance(problems, list | tuple) or not all(isinstance(p, str) for p in problems):
+        raise ExecutionError(f"{spec.name}.validate returned a {type(problems).__name__}: it must return a list of strings")
+    if problems:
+        raise ValidationError(f"{spec.name}: " + "; ".join(problems), problems=list(problems))
+
+
+def _private_copies(value: Any) -> Any:
+    if is_tensor(value):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: _private_copies(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_private_copies(item) for item in value]
+    return value
+
+
+def _as_job_error(error: BaseException, where: str) -> JobError:
+    if isinstance(error, JobError):
+        return error
+    if device.is_device_error(error):
+        sticky = "true" if device.is_sticky(error) else "false"
+        return CUDAError(f"{where}: {_text(error)}", {"sticky": sticky})
+    kind = type(error).__name__
+    text = _text(error)
+    details = {"type": kind, "traceback": _node_traceback(error)}
+    return ExecutionError(f"{where} raised {kind}" + (f": {text}" if text else ""), details)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)[:2000]
+    except BaseException:  # a node's exception may do anything in __str__
+        return "(its message can't be shown)"
+
+
+def _node_traceback(error: BaseException) -> str:
+    """The node's own frames: ours, at the top, are of no use to its author."""
+    frame: TracebackType | None = error.__traceback__
+    while frame is not None and frame.tb_frame.f_code.co_filename == __file__:
+        frame = frame.tb_next
+    try:
+        text = "".join(traceback.format_exception(type(error), error, frame))
+    except BaseException:  # __str__ or __cause__ of a node's making
+        text = "".join(traceback.format_tb(frame))
+    return text[-_TRACEBACK_LIMIT:]

@@ -1,0 +1,131 @@
+"""Which files a worker may still read: the list for Landlock, in the order a person would give it.
+
+    rules = readonly_rules([*config.custom_nodes, *config.models])
+    landlock_restrict(rules)                    # _core.lockdown; from here on every other path is closed
+
+Everything is read-only, and nothing may be executed. What is *not* on the list: home directories, ``/etc``,
+``/proc``, ``/dev/shm``, ``/tmp``, and the folder that the worker was started in.
+
+Landlock covers opening, not asking: a worker can still learn whether a path exists, and its size and dates.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+
+from vortex_worker.errors import ConfigError
+
+__all__ = ["READ_DIR", "READ_FILE", "readonly_rules"]
+
+READ_FILE = 1 << 2  # LANDLOCK_ACCESS_FS_READ_FILE
+READ_DIR = 1 << 3  # LANDLOCK_ACCESS_FS_READ_DIR
+
+#: Read by the C library, torch and image libraries wherever they are. One that a system lacks is left out.
+SYSTEM_PATHS = (
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib32",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/usr/local/lib64",
+    "/etc/ld.so.cache",  # where the loader finds all of these
+    "/etc/localtime",
+    "/usr/share/zoneinfo",
+    "/usr/share/fonts",  # text drawn into images
+    "/usr/local/share/fonts",
+    "/proc/cpuinfo",  # torch chooses its kernels by the CPU's features,
+    "/sys/devices/system/cpu",  # and its threads by the number of CPUs
+    "/dev/null",
+    "/dev/urandom",  # std::random_device
+)
+
+#: Opening these would open (nearly) everything, so no configured path may be one of them.
+_TOO_MUCH = ("/", "/dev", "/etc", "/home", "/proc", "/root", "/run", "/sys", "/tmp", "/usr", "/var")
+
+
+def readonly_rules(extra_paths: Iterable[str | os.PathLike[str]] = ()) -> list[tuple[bytes, int]]:
+    """``(path, rights)`` for ``_core.lockdown.landlock_restrict``: what a worker may read, and nothing else.
+
+    In this order: the Python installation with every folder it imports from, this package, the system's
+    libraries, then ``extra_paths``. Links are resolved here, because Landlock binds to what a link leads to;
+    links *inside* a folder lead out of it and are closed.
+
+    Args:
+        extra_paths: folders or files of models and custom nodes.
+
+    Raises:
+        ConfigError: one of ``extra_paths`` is missing, or so wide that it would open everything.
+    """
+    standard = [os.path.realpath(path) for path in (*_python(), *_package(), *SYSTEM_PATHS) if os.path.exists(path)]
+    configured = [_configured(os.fspath(path)) for path in extra_paths]
+    return [(os.fsencode(path), _rights(path)) for path in _outermost([*standard, *configured])]
+
+
+def _python() -> Iterator[str]:
+    """Where this interpreter imports from, and the shared libraries next to it."""
+    for prefix in dict.fromkeys((sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix)):
+        for name in dict.fromkeys(("lib", sys.platlibdir)):
+            yield os.path.join(prefix, name)
+    yield os.path.dirname(os.path.realpath(os.__file__))  # the standard library, also where it has its own prefix
+    started_in = os.path.realpath(os.getcwd())
+    for entry in sys.path:
+        # "python -m" and "python -c" put the folder they are started in first. Nobody asked for it to be
+        # readable, and it may well be somebody's home.
+        if entry and os.path.realpath(entry) not in (started_in, *_wide()):
+            yield entry
+    for finder in sys.meta_path:
+        # Editable installs of setuptools are not on sys.path: their finder has a table of name → folder.
+        module = sys.modules.get(getattr(finder, "__module__", ""), None)
+        mapping = getattr(module, "MAPPING", None)
+        if isinstance(mapping, dict):
+            yield from (path for path in mapping.values() if isinstance(path, str))
+
+
+def _package() -> Iterator[str]:
+    """This package's folders: one when installed; source and build folder in a development install."""
+    package = __name__.partition(".")[0]
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and (name == package or name.startswith(package + ".")):
+            yield os.path.dirname(file)
+
+
+def _configured(path: str) -> str:
+    if not path:
+        raise ConfigError("a folder of models or custom nodes is the empty string; it takes a path")
+    real = os.path.realpath(os.path.expanduser(path))
+    if not os.path.exists(real):
+        raise ConfigError(f"folder of models or custom nodes {path!r} does not exist (it leads to {real!r})")
+    if real in _wide():
+        raise ConfigError(f"folder of models or custom nodes {path!r} would open all of {real!r} to untrusted code")
+    return real
+
+
+def _wide() -> tuple[str, ...]:
+    """Folders too wide to open: the fixed ones, and the user's home with all that it lies in."""
+    home = os.environ.get("HOME", "")
+    above = []
+    while home and home != os.path.dirname(home):
+        above.append(os.path.realpath(home))
+        home = os.path.dirname(home)
+    return (*_TOO_MUCH, *above)
+
+
+def _outermost(paths: list[str]) -> list[str]:
+    """Without repetitions, and without what lies inside another of them."""
+    unique = dict.fromkeys(paths)
+    return [path for path in unique if not any(parent in unique for parent in _parents(path))]
+
+
+def _parents(path: str) -> Iterator[str]:
+    while (parent := os.path.dirname(path)) != path:
+        yield parent
+        path = parent
+
+
+def _rights(path: str) -> int:
+    return READ_FILE | READ_DIR if os.path.isdir(path) else READ_FILE

@@ -1,0 +1,92 @@
+"""What a worker imports before lockdown, because afterwards it can't.
+
+Lockdown refuses to map a file as executable memory, so an extension module (``.so``) that was not loaded before
+can't be loaded after: its import raises ImportError. Modules written in Python are not affected; they are read
+like any file. Packages that a custom node needs and that have extension modules (``scipy``, ``cv2``) are named in
+the configuration and imported here too, while only trusted code has run.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+
+__all__ = ["PRELOAD", "preload"]
+
+#: Modules with extension modules of their own that usual nodes reach for. torch, numpy and the worker's own
+#: imports bring many more; those that some later call would load lazily are named here.
+PRELOAD = (
+    # the standard library
+    "array",
+    "bz2",
+    "cmath",
+    "csv",
+    "ctypes",
+    "datetime",
+    "decimal",
+    "fractions",
+    "hashlib",
+    "heapq",
+    "json",
+    "lzma",
+    "math",
+    "mmap",
+    "pickle",
+    "queue",
+    "random",
+    "resource",
+    "select",
+    "statistics",
+    "struct",
+    "unicodedata",
+    "uuid",
+    "xml.etree.ElementTree",
+    "zlib",
+    "zoneinfo",
+    # text in older encodings, in file names and metadata
+    "encodings.idna",
+    "encodings.latin_1",
+    "encodings.utf_16",
+    # numpy loads these at their first use
+    "numpy.fft",
+    "numpy.linalg",
+    "numpy.random",
+    # Pillow loads each format and tool at its first use
+    "PIL.Image",
+    "PIL.ImageChops",
+    "PIL.ImageCms",
+    "PIL.ImageDraw",
+    "PIL.ImageEnhance",
+    "PIL.ImageFilter",
+    "PIL.ImageFont",
+    "PIL.ImageMath",
+    "PIL.ImageMorph",
+    "PIL.ImageOps",
+    "PIL._avif",
+    "PIL._imagingcms",
+    "PIL._imagingft",
+    "PIL._imagingmath",
+    "PIL._imagingmorph",
+    "PIL._webp",
+    # checkpoints and columns
+    "pyarrow",
+    "safetensors.numpy",
+    "safetensors.torch",
+)
+
+
+def preload(extra: Iterable[str] = ()) -> list[str]:
+    """Import :data:`PRELOAD` and ``extra``, open Pillow's formats, and return the names that can't be had.
+
+    What of :data:`PRELOAD` is missing depends on how Pillow was built; a missing name of ``extra`` is for the
+    caller to report.
+    """
+    missing = []
+    for name in (*PRELOAD, *extra):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            missing.append(name)
+    if "PIL.Image" not in missing:
+        importlib.import_module("PIL.Image").init()
+    return missing
