@@ -85,8 +85,9 @@ class DigitsPicture(AbstractExecutor):
 
         size, gap, labels = params["size"], params["size"] // 7, params["labels"]
         large, small = ImageFont.load_default(size * 0.24), ImageFont.load_default(size * 0.2)
-        # White on black, as MNIST is, becomes ink on paper.
-        ink = ((inputs["latent"]["samples"][:, 0].float().clamp(-1, 1) + 1) / 2).mul(255).byte().numpy()
+        # White on black, as MNIST is, becomes ink on paper; the faint haze of the background goes.
+        drawn = (inputs["latent"]["samples"][:, 0].float() + 1) / 2
+        ink = ((drawn - 0.1) / 0.8).clamp(0, 1).mul(255).byte().numpy()
         tiles = iter([Image.fromarray(t).resize((size, size), Image.Resampling.BICUBIC) for t in ink])
 
         rows = rows_of(params["text"])

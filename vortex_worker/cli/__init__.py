@@ -1,1 +1,77 @@
-"""cli."""
+"""The ``vortex-worker`` command. Exit codes: 0 done, 1 the job failed, 2 bad usage or workflow."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+import vortex_worker
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(vortex_worker.__version__, prog_name="vortex-worker")
+def command() -> None:
+    """Run node graphs in sandboxed worker processes."""
+
+
+@command.command()
+@click.argument("workflow", type=click.Path(exists=True, dir_okay=False))
+@click.option("--set", "settings", multiple=True, metavar="NODE.INPUT=VALUE", help="Override an input. VALUE is JSON, or text.")
+@click.option("-o", "--output", default="out", type=click.Path(file_okay=False), help="Folder for results.  [out]")
+@click.option("-w", "--workers", default=1, type=click.IntRange(1, 256), help="Worker processes.  [1]")
+@click.option("--custom-nodes", multiple=True, type=click.Path(exists=True, file_okay=False), help="Folder of custom nodes; the workflow's own by default.")
+@click.option("--models", multiple=True, type=click.Path(exists=True, file_okay=False), help="Folder that nodes may read.")
+@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.  [auto]")
+@click.option("--policy", default="execute", help="System-call policy: execute, strict or a TOML file.  [execute]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of progress.")
+def run(**options: object) -> None:
+    """Run WORKFLOW, a file in ComfyUI's API format."""
+    from vortex_worker.cli.run import run_command
+
+    sys.exit(run_command(**options))  # type: ignore[arg-type]
+
+
+@command.command()
+@click.option("--custom-nodes", multiple=True, type=click.Path(exists=True, file_okay=False), help="Folder of custom nodes.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def nodes(custom_nodes: tuple[str, ...], as_json: bool) -> None:
+    """List the nodes, what they take and what they give."""
+    from vortex_worker.cli.nodes import nodes_command
+
+    sys.exit(nodes_command(custom_nodes, as_json))
+
+
+@command.command()
+def start() -> None:
+    """Be a worker, configured by VORTEX_… in the environment (for supervisors)."""
+    import os
+
+    # A fresh interpreter: what this command line has loaded and opened is no worker's business.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "vortex_worker.main"])
+
+
+@command.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments: tuple[str, ...]) -> None:
+    """Measure this machine: the same as python -m vortex_worker.bench."""
+    from vortex_worker.bench.__main__ import main as bench_main
+
+    sys.exit(bench_main(list(arguments)))
+
+
+def main() -> None:
+    """Entry point of the command."""
+    try:
+        command.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(EXIT_USAGE)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)

@@ -149,9 +149,9 @@ class Handler:
         self.slot.end()
         self.slot.set_status(IDLE)
         self._send_result(result)
-        if self._log.enabled("info"):
+        if self._log.enabled("debug"):
             error = result.error.code if result.HasField("error") else None
-            self._log.info(
+            self._log.debug(
                 "job.done", op_type=submit.op_type, error=error, execute_ms=result.timings.execute / 1e6
             )
         self._log.job_id = 0

@@ -124,6 +124,18 @@ class Policy(NamedTuple):
                 return rule.action, rule.error
         return self.default, 0
 
+    def including(self, other: Policy) -> Policy:
+        """This policy, widened until it allows all that ``other`` allows.
+
+        A filter can't be taken away, so the bootstrap filter stays in force under the execute filter: a worker
+        installs ``bootstrap.including(execute)``, whichever policy ``execute`` is. Where an error of the one meets
+        an allowance of the other, the allowance stays.
+        """
+        rules = dict(self.rules)
+        for call, theirs in other.rules.items():
+            rules[call] = _union(rules.get(call, ()), theirs)
+        return self._replace(rules=rules)
+
     @property
     def allowed(self) -> tuple[str, ...]:
         """Calls that are allowed with some or all arguments."""
@@ -135,15 +147,30 @@ class Policy(NamedTuple):
         return tuple(c for c, rules in self.rules.items() if all(r.action == "errno" for r in rules))
 
 
-def read_policy(path: str, *, extends: Policy | None = None) -> Policy:
-    """Read one TOML file. ``extends`` takes the place of the policy that the file says it extends.
+def _union(ours: tuple[Rule, ...], theirs: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    """Rules of one call that allow what either allows, still free of overlaps that differ in outcome."""
+    both = (*ours, *theirs)
+    for rule in both:
+        if rule.action == "allow" and not rule.conditions:
+            return (rule,)
+    made: list[Rule] = []
+    for rule in sorted(both, key=lambda rule: rule.action != "allow"):
+        same = [other for other in made if (other.action, other.error) == (rule.action, rule.error)]
+        if any(other.conditions == rule.conditions for other in same):
+            continue
+        if rule.action == "allow" or all(rule.disjoint(other) for other in made if other not in same):
+            made.append(rule)
+    # An unconditional error can only stand alone: libseccomp would keep nothing else.
+    return tuple(rule for rule in made if rule.conditions or len(made) == 1)
 
-    A call in the file replaces all rules that the extended policy had for it.
+
+def read_policy(path: str) -> Policy:
+    """Read one TOML file. A call in it replaces all rules that the policy it extends has for the call.
 
     Raises:
         ConfigError: naming the file, the table and the key, if anything is missing, unknown or ambiguous.
     """
-    return _Reader(path).policy(extends)
+    return _Reader(path).policy()
 
 
 class _Reader:
@@ -155,14 +182,14 @@ class _Reader:
     def fail(self, where: str, problem: str) -> ConfigError:
         return ConfigError(f"policy {self.path}: {where}: {problem}" if where else f"policy {self.path}: {problem}")
 
-    def policy(self, extends: Policy | None) -> Policy:
+    def policy(self) -> Policy:
         table = self.parse()
         if "default" not in table:
             raise self.fail("", "there is no [default] table, so nothing says what happens to other calls")
         if list(table)[-1] != "default":
             raise self.fail("[default]", "must be the last table: a policy is read from top to bottom")
         default, default_reason = self.default(table["default"])
-        base = self.base(table.get("extends"), extends)
+        base = self.base(table.get("extends"))
 
         own: dict[str, tuple[Rule, ...]] = {}
         for group, calls in table.items():
@@ -206,13 +233,9 @@ class _Reader:
             raise self.fail(f"{where} action", f"is {value.get('action')!r}; the only default is 'kill_process'")
         return "kill_process", self.reason(where, value)
 
-    def base(self, wanted: Any, given: Policy | None) -> Policy | None:
+    def base(self, wanted: Any) -> Policy | None:
         if wanted is None:
-            if given is not None:
-                raise self.fail("", "extends no policy, so it can't be laid over another")
             return None
-        if given is not None:
-            return given
         if not isinstance(wanted, str) or not wanted.isidentifier():
             raise self.fail("extends", f"is {wanted!r}; it takes the name of a policy of this package, such as 'execute'")
         path = os.path.join(POLICIES, wanted + ".toml")

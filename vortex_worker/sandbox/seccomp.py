@@ -66,13 +66,11 @@ def available() -> bool:
     return True
 
 
-def load_policy(name_or_path: str | os.PathLike[str], *, extends: Policy | None = None) -> Policy:
+def load_policy(name_or_path: str | os.PathLike[str]) -> Policy:
     """A policy of this package by name (``bootstrap``, ``execute``, ``strict``), or a TOML file of your own by path.
 
     Args:
         name_or_path: a path has a ``/`` in it or ends in ``.toml``.
-        extends: lay the policy over this one instead of the one that its file names. The bootstrap filter
-            stays in force under the execute filter, so it is always laid over the execute policy in use.
 
     Raises:
         ConfigError: the policy is unknown, unreadable, empty, malformed or ambiguous, or names a system call
@@ -86,7 +84,7 @@ def load_policy(name_or_path: str | os.PathLike[str], *, extends: Policy | None 
         if not name.isidentifier() or not os.path.exists(path):
             known = sorted(os.path.splitext(file)[0] for file in os.listdir(POLICIES) if file.endswith(".toml"))
             raise ConfigError(f"no policy {name!r}; there are {', '.join(known)}, or the path of a TOML file")
-    policy = read_policy(path, extends=extends)
+    policy = read_policy(path)
     if available():
         for call, rules in policy.rules.items():
             if _number(call) is None:

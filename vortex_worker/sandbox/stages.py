@@ -68,13 +68,19 @@ class Sandbox:
             SandboxError: the kernel refuses a layer.
         """
         config = self._config
+        # Libraries that look for a home directory would else ask the user database, whose plug-ins make
+        # system calls that no filter here allows; and there is nothing of a worker's in a home.
+        os.environ["HOME"] = "/nonexistent"
         if seccomp.available():
-            self._bootstrap = seccomp.compile_policy(seccomp.load_policy("bootstrap"), pid=os.getpid())
-            self._execute = seccomp.compile_policy(seccomp.load_policy(config.seccomp_policy), pid=os.getpid())
+            execute = seccomp.load_policy(config.seccomp_policy)
+            # Filters add up: the first stays in force under the second, so it is laid over it.
+            bootstrap = seccomp.load_policy("bootstrap", extends=execute)
+            self._bootstrap = seccomp.compile_policy(bootstrap, pid=os.getpid())
+            self._execute = seccomp.compile_policy(execute, pid=os.getpid())
         else:
             self._give_up("this system has no seccomp")
         descriptors = _open_descriptors(config)
-        keep = [descriptors.arena, descriptors.arena_readonly]
+        keep = [1, 2, descriptors.arena, descriptors.arena_readonly]
         if descriptors.socket >= 0:
             keep.append(descriptors.socket)
         limits: dict[str, int] = {"file_size": _log_limit()}
@@ -112,7 +118,7 @@ class Sandbox:
             with self._layer("seccomp-execute"):
                 lockdown.install_filter(self._execute.code, all_threads=True)
             self._report.policy = self._execute.name
-            self._report.filter_hash = self._execute.hash
+            self._report.filter_hash = self._execute.sha256
         if self._report.landlock_abi:
             with self._layer("canary"):
                 lockdown.canary(_CANARY)

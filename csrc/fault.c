@@ -1,0 +1,80 @@
+#include "fault.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/mman.h>
+
+/* Enough for the widest register state (AMX: 11 KiB) and a previous handler that prints. */
+#define STACK_SIZE ((size_t)64 << 10)
+
+static struct {
+  vw_slot *slot;
+  vw_fault_region regions[VW_FAULT_REGIONS];
+  size_t count;
+  bool installed;
+  struct sigaction segv, bus; /* who was there before */
+} target;
+
+static void record(int signal, uintptr_t address) {
+  for (size_t i = 0; i < target.count; i++) {
+    const vw_fault_region *region = &target.regions[i];
+    if (address - region->address < region->size) { /* unsigned: also false below the region */
+      vw_slot_fault(target.slot, region->offset + (address - region->address), signal);
+      return;
+    }
+  }
+}
+
+/* Any thread, on the alternate stack if it has one, at any instruction. SA_RESETHAND has put the
+ * default action back by now, so that returning repeats the fault and dies of it. */
+static void handle(int signal, siginfo_t *info, void *context) {
+  bool from_kernel = info->si_code > 0; /* else someone's kill(): no address, and nothing to repeat */
+  if (from_kernel) record(signal, (uintptr_t)info->si_addr);
+  const struct sigaction *before = signal == SIGSEGV ? &target.segv : &target.bus;
+  if (before->sa_handler == SIG_DFL) {
+    int *volatile nowhere = NULL; /* raise() would need tgkill, which filters deny */
+    if (!from_kernel) *nowhere = 0;
+    return;
+  }
+  sigaction(signal, before, NULL);
+  if (from_kernel || before->sa_handler == SIG_IGN) return;
+  if (before->sa_flags & SA_SIGINFO) before->sa_sigaction(signal, info, context);
+  else before->sa_handler(signal);
+}
+
+static int need_stack(void) {
+  stack_t stack;
+  if (sigaltstack(NULL, &stack) < 0) return -errno;
+  if (!(stack.ss_flags & SS_DISABLE) && stack.ss_size >= STACK_SIZE) return 0;
+  /* Never unmapped: the handler stays until the process ends. */
+  void *memory =
+      mmap(NULL, STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+  if (memory == MAP_FAILED) return -errno;
+  stack = (stack_t){.ss_sp = memory, .ss_size = STACK_SIZE};
+  return sigaltstack(&stack, NULL) < 0 ? -errno : 0;
+}
+
+int vw_fault_install(vw_slot *slot, const vw_fault_region *regions, size_t count) {
+  if (count > VW_FAULT_REGIONS) return -EINVAL;
+  target.count = 0; /* a fault between these lines finds nothing, rather than half of each */
+  target.slot = slot;
+  memcpy(target.regions, regions, count * sizeof *regions);
+  target.count = count;
+  if (target.installed) return 0;
+
+  int rc = need_stack();
+  if (rc) return rc;
+  struct sigaction action = {.sa_flags = SA_SIGINFO | SA_ONSTACK | (int)SA_RESETHAND};
+  action.sa_sigaction = handle;
+  sigemptyset(&action.sa_mask);
+  if (sigaction(SIGSEGV, &action, &target.segv) < 0) return -errno;
+  if (sigaction(SIGBUS, &action, &target.bus) < 0) {
+    rc = -errno;
+    sigaction(SIGSEGV, &target.segv, NULL);
+    return rc;
+  }
+  target.installed = true;
+  return 0;
+}

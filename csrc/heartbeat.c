@@ -1,0 +1,82 @@
+#include "heartbeat.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "clock.h"
+
+/* The loop below takes some hundred bytes. The rest is what glibc puts on a thread's stack by itself:
+ * thread-local storage of every library loaded, which the minimum it names includes. */
+#define STACK_SIZE ((size_t)64 << 10)
+
+static void *beat(void *argument) {
+  const vw_heartbeat *heartbeat = argument;
+  prctl(PR_SET_NAME, "vw-heartbeat", 0, 0, 0);
+  struct pollfd watched[2] = {
+      {.fd = heartbeat->fd, .events = POLLRDHUP}, /* POLLHUP, POLLERR, POLLNVAL come unasked */
+      {.fd = heartbeat->stop_fd, .events = POLLIN},
+  };
+  const uint64_t interval = (uint64_t)heartbeat->interval_ms * 1000000u;
+  uint64_t next = vw_monotonic_ns() + interval;
+  for (;;) {
+    uint64_t now = vw_monotonic_ns();
+    if (now >= next) {
+      vw_slot_beat(heartbeat->slot);
+      /* Counted from now: after a SIGSTOP, missed beats are not made up for. */
+      next = now + interval;
+    }
+    int ready = poll(watched, 2, (int)((next - now + 999999u) / 1000000u));
+    if (ready <= 0) continue;
+    /* POLLNVAL: a node closed the control socket. Nothing more will come through it either. */
+    if (watched[0].revents & (POLLHUP | POLLRDHUP | POLLERR | POLLNVAL)) _exit(0);
+    if (watched[1].revents) return NULL;
+  }
+}
+
+static int start_thread(vw_heartbeat *heartbeat) {
+  long least = sysconf(_SC_THREAD_STACK_MIN);
+  pthread_attr_t attributes;
+  int rc = pthread_attr_init(&attributes);
+  if (rc) return -rc;
+  rc = pthread_attr_setstacksize(&attributes, STACK_SIZE + (least > 0 ? (size_t)least : 0));
+  if (rc == 0) {
+    /* Inherited by the thread, so it never runs with one open. */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    rc = pthread_create(&heartbeat->thread, &attributes, beat, heartbeat);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+  }
+  pthread_attr_destroy(&attributes);
+  return -rc;
+}
+
+int vw_heartbeat_start(vw_heartbeat *heartbeat, vw_slot *slot, int fd, uint32_t interval_ms) {
+  if (heartbeat->running) return -EALREADY;
+  if (interval_ms == 0 || interval_ms > 3600000u) return -EINVAL; /* an hour, and an int for poll */
+  heartbeat->slot = slot;
+  heartbeat->fd = fd;
+  heartbeat->interval_ms = interval_ms;
+  heartbeat->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (heartbeat->stop_fd < 0) return -errno;
+  vw_slot_beat(slot);
+  int rc = start_thread(heartbeat);
+  if (rc) {
+    close(heartbeat->stop_fd);
+    return rc;
+  }
+  heartbeat->running = true;
+  return 0;
+}
+
+void vw_heartbeat_stop(vw_heartbeat *heartbeat) {
+  if (!heartbeat->running) return;
+  heartbeat->running = false;
+  eventfd_write(heartbeat->stop_fd, 1); /* can't fail: the counter is 0 */
+  pthread_join(heartbeat->thread, NULL);
+  close(heartbeat->stop_fd);
+}

@@ -1,0 +1,33 @@
+/* The worker's heartbeat: a thread that stores the time in the slot, and ends the process when the
+ * supervisor is gone.
+ *
+ * It is C because it must run while Python can't: a node may hold the GIL for minutes without being
+ * dead, and a worker whose supervisor died must not stay for as long. Every signal is blocked in it.
+ * After start it calls poll, clock_gettime, exit_group and, when stopped, exit: what the sandbox's
+ * filters allow. Start it before lockdown, as creating a thread takes more. */
+#ifndef VW_HEARTBEAT_H
+#define VW_HEARTBEAT_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "slot.h"
+
+typedef struct {
+  vw_slot *slot;
+  int fd;      /* control socket, watched for hang-up only; -1: none */
+  int stop_fd; /* eventfd: readable when the thread shall end */
+  uint32_t interval_ms;
+  bool running;
+  pthread_t thread;
+} vw_heartbeat;
+
+/* Beats at once, then every interval_ms (1 or more). The struct, the slot and fd must stay as they
+ * are until vw_heartbeat_stop. Main thread. 0, -EINVAL, -EALREADY, or -errno. */
+int vw_heartbeat_start(vw_heartbeat *heartbeat, vw_slot *slot, int fd, uint32_t interval_ms);
+
+/* Ends the thread, and waits for that (microseconds). Main thread; idempotent. */
+void vw_heartbeat_stop(vw_heartbeat *heartbeat);
+
+#endif

@@ -1,0 +1,151 @@
+"""``vortex-worker run``: a workflow with progress bars, or as one JSON object."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from vortex_worker.cli import EXIT_FAILED, EXIT_USAGE
+from vortex_worker.errors import ConfigError, JobError, VortexError, WorkflowError
+from vortex_worker.supervisor.fabric import Fabric
+from vortex_worker.supervisor.graph import Graph
+from vortex_worker.supervisor.workflow import WorkflowResult
+
+
+def run_command(
+    workflow: str,
+    settings: tuple[str, ...],
+    output: str,
+    workers: int,
+    custom_nodes: tuple[str, ...],
+    models: tuple[str, ...],
+    device: str,
+    policy: str,
+    as_json: bool,
+) -> int:
+    """Run it; returns the exit status."""
+    console = Console(stderr=True)
+    logging.basicConfig(level="WARNING", format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
+    try:
+        values = dict(_parse_setting(text) for text in settings)
+        graph = Graph.read(workflow)
+        graph.set_values(values)  # a bad file or --set is told before any process is started
+        folders = custom_nodes or _own_folder(workflow)
+        with Fabric(
+            workers, custom_nodes=folders, models=models, device=device, policy=policy
+        ) as fabric, _Bars(console, quiet=as_json) as bars:
+            bars.starting(workers)
+            _report_plugins(fabric, console)
+            result = fabric.run_workflow(workflow, output_dir=output, settings=values, progress=bars)
+    except WorkflowError as error:
+        return _fail(console, as_json, EXIT_USAGE, "the workflow can't run", error, problems=error.problems)
+    except ConfigError as error:
+        return _fail(console, as_json, EXIT_USAGE, "bad settings", error)
+    except VortexError as error:
+        return _fail(console, as_json, EXIT_FAILED, "the workflow failed", error)
+    if as_json:
+        print(json.dumps(as_dict(result)))
+    else:
+        _show(console, result)
+    return 0
+
+
+def as_dict(result: WorkflowResult) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    return {
+        "ok": True,
+        "seconds": round(result.seconds, 3),
+        "outputs": result.outputs,
+        "nodes": result.nodes,
+        "workers": [{key: w[key] for key in ("id", "pid", "sandbox")} for w in result.workers],
+    }
+
+
+def _parse_setting(text: str) -> tuple[str, Any]:
+    target, equals, value = text.partition("=")
+    if not equals:
+        raise WorkflowError([("", f"--set {text}: it takes NODE.INPUT=VALUE")])
+    try:
+        return target, json.loads(value)
+    except ValueError:
+        return target, value  # text needs no quotes
+
+
+def _own_folder(workflow: str) -> tuple[str, ...]:
+    """The workflow's folder, if there are Python files beside it: its custom nodes."""
+    folder = os.path.dirname(os.path.abspath(workflow))
+    return (folder,) if any(name.endswith(".py") for name in os.listdir(folder)) else ()
+
+
+def _report_plugins(fabric: Fabric, console: Console) -> None:
+    for plugin, message, _ in fabric.plugin_errors():
+        console.print(f"[yellow]custom nodes {plugin} did not load:[/] {message}", highlight=False)
+
+
+def _fail(
+    console: Console, as_json: bool, status: int, what: str, error: VortexError, problems: list[tuple[str, str]] | None = None
+) -> int:
+    if as_json:
+        details: dict[str, Any] = {"type": type(error).__name__, "message": str(error)}
+        if isinstance(error, JobError):
+            details |= {"code": error.code, "details": error.details}
+        if problems:
+            details["problems"] = [{"node": node, "message": text} for node, text in problems]
+        print(json.dumps({"ok": False, "error": details}))
+        return status
+    where = f" at node {error.details['node']}" if isinstance(error, JobError) and "node" in error.details else ""
+    console.print(f"[bold red]{what}{where}[/]")
+    console.print(str(error), markup=False, highlight=False)
+    if isinstance(error, JobError) and "traceback" in error.details:
+        console.print(error.details["traceback"], markup=False, highlight=False, style="dim")
+    return status
+
+
+def _show(console: Console, result: WorkflowResult) -> None:
+    layers = {layer for worker in result.workers for layer in worker["sandbox"]["layers"]}
+    enforced = all(worker["sandbox"]["enforced"] for worker in result.workers)
+    for file in result.files:
+        console.print(f"wrote [bold]{file}[/]", highlight=False)
+    state = "[green]sandboxed[/] by " + ", ".join(sorted(layers)) if enforced else "[bold red]NOT sandboxed[/]"
+    console.print(f"{len(result.nodes)} nodes in {result.seconds:.2f} s, {state}", highlight=False)
+
+
+class _Bars:
+    """A bar for each node that runs."""
+
+    def __init__(self, console: Console, quiet: bool) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description:32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            console=console, disable=quiet,
+        )  # fmt: skip
+        self._bars: dict[str, TaskID] = {}
+        self._starting: TaskID | None = None
+
+    def __enter__(self) -> _Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def starting(self, workers: int) -> None:
+        self._starting = self._progress.add_task(f"starting {workers} worker{'s' * (workers > 1)}", total=None)
+
+    def node_started(self, node: str, class_type: str) -> None:
+        if self._starting is not None:
+            self._progress.remove_task(self._starting)
+            self._starting = None
+        self._bars[node] = self._progress.add_task(f"{node} {class_type}"[:32], total=1)
+
+    def node_progress(self, node: str, step: int, total: int) -> None:
+        self._progress.update(self._bars[node], completed=step, total=max(total, 1))
+
+    def node_done(self, node: str, ms: float) -> None:
+        bar = next(task for task in self._progress.tasks if task.id == self._bars[node])
+        self._progress.update(bar.id, completed=bar.total)
