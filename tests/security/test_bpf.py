@@ -156,17 +156,20 @@ def test_own_policy_over_bootstrap(tmp_path: os.PathLike[str]) -> None:
         file.write(
             'extends = "execute"\n[extra]\ngetpgid = "a need of its own"\n'
             '[[extra.ioctl]]\nreason = "a device"\neq = [{ index = 1, value = 0xC0DE }]\n'
+            '[[extra.ioctl]]\nreason = "isatty"\nerrno = "ENOTTY"\neq = [{ index = 1, value = "TCGETS" }]\n'
             '[default]\naction = "kill_process"\nreason = "as ever"\n'
         )
     mine = seccomp.load_policy(path)
-    number = seccomp._number("getpgid")
-    assert number is not None
-    for policy, answer in (
-        (mine, "allow"),
-        (seccomp.load_policy("bootstrap").including(mine), "allow"),
-        (seccomp.load_policy("bootstrap"), "kill_process"),
+    bootstrap = seccomp.load_policy("bootstrap")
+    for policy, getpgid, device in (
+        (mine, LIVE, LIVE),
+        (bootstrap.including(mine), LIVE, LIVE),
+        (bootstrap, DEAD, ("errno", errno.ENOTTY)),
     ):
-        assert bpf.Machine(seccomp.compile_policy(policy).code).decide(number)[0] == answer
+        machine = bpf.Machine(seccomp.compile_policy(policy).code)
+        assert call(machine, "getpgid", 0) == getpgid
+        assert call(machine, "ioctl", 3, 0xC0DE) == device
+        assert call(machine, "ioctl", 3, 0x5401) == ("errno", errno.ENOTTY)
 
 
 def call(machine: bpf.Machine, name: str, *args: int) -> tuple[str, int]:

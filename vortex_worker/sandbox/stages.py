@@ -73,8 +73,7 @@ class Sandbox:
         os.environ["HOME"] = "/nonexistent"
         if seccomp.available():
             execute = seccomp.load_policy(config.seccomp_policy)
-            # Filters add up: the first stays in force under the second, so it is laid over it.
-            bootstrap = seccomp.load_policy("bootstrap", extends=execute)
+            bootstrap = seccomp.load_policy("bootstrap")
             self._bootstrap = seccomp.compile_policy(bootstrap, pid=os.getpid())
             self._execute = seccomp.compile_policy(execute, pid=os.getpid())
         else:
