@@ -1,0 +1,41 @@
+# Everything here works on a fresh machine: each target makes what it needs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+
+# An editable install would call ninja at every import, in each worker too: build here instead.
+export MESONPY_EDITABLE_SKIP = $(wildcard $(CURDIR)/build/cp*)
+SOURCES := $(shell git ls-files csrc proto vortex_worker meson.build meson.options 2>/dev/null)
+
+.PHONY: help demo test test-c test-python bench lint clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
+
+demo: $(VENV)/.installed  ## draw digits in a locked-down worker, and show the picture
+	@$(BIN)/vortex-worker run examples/digits/workflow.json -o out
+	@$(BIN)/python examples/show.py out
+
+test: $(VENV)/.installed test-c test-python  ## every test there is
+
+test-c: $(VENV)/.installed  ## the core's C tests: plain, and under the address, undefined and thread sanitizers
+	@tests/c/run.sh $(BIN)
+
+test-python: $(VENV)/.installed
+	@$(BIN)/python -m pytest
+
+bench: $(VENV)/.installed  ## measure this machine
+	@$(BIN)/python -m vortex_worker.bench
+
+lint: $(VENV)/.installed  ## format check, lint, types
+	@$(PIP) install -c constraints.txt ruff mypy cython-lint
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/cython-lint vortex_worker
+
+$(VENV)/.installed: pyproject.toml constraints.txt scripts/bootstrap.sh $(SOURCES)
+	@scripts/bootstrap.sh $(PYTHON) $(VENV)
+	@touch $@
+
+clean:  ## forget everything that was built
+	rm -rf $(VENV) build builddir out
