@@ -141,6 +141,10 @@ def checkpoint_as_bytes(folder: Path) -> None:
 
     data = safetensors.torch.save({"a": torch.ones(8, 8)})
     assert safetensors.torch.load(data)["a"].sum() == 64
+    buffer = io.BytesIO()
+    torch.save({"a": torch.ones(8, 8)}, buffer)
+    buffer.seek(0)
+    assert torch.load(buffer, weights_only=True)["a"].sum() == 64
 
 
 @job

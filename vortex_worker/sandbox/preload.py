@@ -13,8 +13,9 @@ from collections.abc import Iterable
 
 __all__ = ["PRELOAD", "preload"]
 
-#: Modules with extension modules of their own that usual nodes reach for. torch, numpy and the worker's own
-#: imports bring many more; those that some later call would load lazily are named here.
+#: What usual nodes reach for and nobody has imported yet: modules with extension modules in them, and (for the
+#: strict policy, which opens no files) those that loading a checkpoint imports on the way. torch, numpy and the
+#: worker's own imports bring many more.
 PRELOAD = (
     # the standard library
     "array",
@@ -47,10 +48,12 @@ PRELOAD = (
     "encodings.idna",
     "encodings.latin_1",
     "encodings.utf_16",
-    # numpy loads these at their first use
+    # numpy and torch load these at their first use
+    "numpy.ctypeslib",
     "numpy.fft",
     "numpy.linalg",
     "numpy.random",
+    "torch.utils.serialization",
     # Pillow loads each format and tool at its first use
     "PIL.Image",
     "PIL.ImageChops",

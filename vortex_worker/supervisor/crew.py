@@ -419,7 +419,7 @@ class Crew:
     def _start_failed(self, index: int, why: str, *, hopeless: bool) -> None:
         """A worker ended before it was ready: try again, more slowly each time, and then say so."""
         self._failed_starts += 1
-        log.warning("a worker did not start (%d of %d): %s", self._failed_starts, _FAILED_STARTS, why.splitlines()[0])
+        log.info("a worker did not start (%d of %d): %s", self._failed_starts, _FAILED_STARTS, why.splitlines()[0])
         if hopeless or self._failed_starts >= _FAILED_STARTS:
             self._break(LaunchError(why))
         else:
