@@ -5,8 +5,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-# An editable install would call ninja at every import, in each worker too: build here instead.
-export MESONPY_EDITABLE_SKIP = $(wildcard $(CURDIR)/build/cp*)
 SOURCES := $(shell git ls-files csrc proto vortex_worker meson.build meson.options 2>/dev/null)
 
 .PHONY: help demo test test-c test-python bench lint clean
@@ -24,7 +22,7 @@ test-c: $(VENV)/.installed  ## the core's C tests: plain, and under the address,
 	@tests/c/run.sh $(BIN)
 
 test-python: $(VENV)/.installed
-	@$(BIN)/python -m pytest
+	@$(BIN)/pytest
 
 bench: $(VENV)/.installed  ## measure this machine
 	@$(BIN)/python -m vortex_worker.bench

@@ -41,5 +41,11 @@ if [ ! -e "$venv/.tools" ] || [ pyproject.toml -nt "$venv/.tools" ] || [ constra
 fi
 
 echo "building vortex-worker"
-# The build calls cython, meson, ninja and cffi-gen-src by name.
-PATH="$PWD/$venv/bin:$PATH" "${pip[@]}" install --no-build-isolation --no-deps -e .
+# The build calls cython, meson, ninja and cffi-gen-src by name. Not an editable install: that would
+# call ninja at every import, in each worker too.
+PATH="$PWD/$venv/bin:$PATH" "${pip[@]}" install --no-build-isolation --no-deps --force-reinstall -Cbuilddir=build .
+
+# `python -m vortex_worker…`, run from here, imports the source tree: give it the built parts.
+site=$("$venv/bin/python" -P -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
+cp "$site"/vortex_worker/_core/*.so vortex_worker/_core/
+cp "$site"/vortex_worker/ipc/control_pb2.py vortex_worker/ipc/

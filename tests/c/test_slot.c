@@ -66,7 +66,7 @@ static void test_slots_do_not_overlap(void) {
 
 /* Hammering. Job n is begun with id n and reports n mod 1000 of 1000; faults are recorded at 3·k with
  * signal k mod 31 + 1. Whoever reads a status or a fault must find what was written before it. */
-enum { JOBS = 200000 };
+enum { JOBS = 1000000 };
 
 static _Atomic int done;
 

@@ -18,7 +18,7 @@ from vortex_worker.errors import LaunchError
 #: to use, which devices. Never its secrets.
 _ENV_NAMES = frozenset({"PATH", "LANG", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV"})
 _ENV_PREFIXES = (
-    "ASAN_", "ATEN_", "CUDA_", "GOMP_", "KMP_", "LC_", "LSAN_", "MESONPY_", "MKL_", "NVIDIA_", "OMP_", "ONEDNN_",
+    "ASAN_", "ATEN_", "CUDA_", "GOMP_", "KMP_", "LC_", "LSAN_", "MKL_", "NVIDIA_", "OMP_", "ONEDNN_",
     "OPENBLAS_", "PYTHON", "TORCH_", "UBSAN_",
 )  # fmt: skip
 _SEND_BUFFER = 1 << 20  # bytes: a submit of ordinary size never waits for the worker to read
