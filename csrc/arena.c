@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -12,6 +13,27 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
+#ifndef MFD_NOEXEC_SEAL /* Linux 6.3: nobody can execute the arena as a program */
+#define MFD_NOEXEC_SEAL 8u
+#endif
+
+vw_arena *vw_arena_new(void) {
+  vw_arena *arena = calloc(1, sizeof *arena);
+  if (!arena) return NULL;
+  atomic_init(&arena->holders, 1);
+  arena->fd = arena->readonly_fd = -1;
+  return arena;
+}
+
+void vw_arena_hold(vw_arena *arena) { atomic_fetch_add_explicit(&arena->holders, 1, memory_order_relaxed); }
+
+void vw_arena_drop(vw_arena *arena) {
+  /* Release: this holder's accesses come before. Acquire: the last one sees everybody's. */
+  if (atomic_fetch_sub_explicit(&arena->holders, 1, memory_order_acq_rel) > 1) return;
+  vw_arena_close(arena);
+  free(arena);
+}
+
 static uint64_t page_round_up(uint64_t size) {
   uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
   return (size + page - 1) / page * page;
@@ -21,14 +43,19 @@ static bool inside(uint64_t offset, uint64_t nbytes, uint64_t start, uint64_t si
   return offset >= start && nbytes <= size && offset - start <= size - nbytes;
 }
 
-static int open_memory(const char *name, uint64_t size) {
+static int open_anonymous(void) {
 #ifdef MFD_CLOEXEC
-  int fd = name ? shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600)
-                : memfd_create("vortex-arena", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  int fd = memfd_create("vortex-arena", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+  if (fd < 0 && errno == EINVAL) fd = memfd_create("vortex-arena", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  return fd;
 #else
-  if (!name) return -ENOSYS;
-  int fd = shm_open(name, O_RDWR | O_CREAT | O_EXCL, 0600);
+  errno = ENOSYS;
+  return -1;
 #endif
+}
+
+static int open_memory(const char *name, uint64_t size) {
+  int fd = name ? shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600) : open_anonymous();
   if (fd < 0) return -errno;
   int error = ftruncate(fd, (off_t)size) ? errno : 0;
 #ifdef F_ADD_SEALS
@@ -44,11 +71,12 @@ static int open_memory(const char *name, uint64_t size) {
 }
 
 int vw_arena_create(vw_arena *arena, uint64_t size, const char *name) {
-  *arena = (vw_arena){.size = size, .fd = -1, .readonly_fd = -1, .writable = true};
-  if (size <= VW_DATA_ALIGN || size > INT64_MAX) return -EINVAL;
+  if (size % VW_DATA_ALIGN || size <= VW_DATA_ALIGN || size > INT64_MAX) return -EINVAL;
   int fd = open_memory(name, size);
   if (fd < 0) return fd;
   arena->fd = fd;
+  arena->size = size;
+  arena->writable = true;
   char *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
   if (base == MAP_FAILED) {
     int error = errno;
@@ -77,7 +105,8 @@ static enum vw_refusal read_header(vw_arena *arena) {
   uint64_t offset = atomic_load_explicit(&header->data_offset, memory_order_relaxed);
   uint64_t size = atomic_load_explicit(&header->data_size, memory_order_relaxed);
   if (!offset) offset = VW_DATA_ALIGN; /* a supervisor that knows only the first fields */
-  if (offset < VW_SLOTS_END || offset >= arena->size) return VW_BAD_DATA;
+  /* What shares a page with the slots would be writable to every worker. */
+  if (offset < page_round_up(VW_SLOTS_END) || offset >= arena->size) return VW_BAD_DATA;
   if (!size) size = arena->size - offset;
   if (!inside(offset, size, 0, arena->size)) return VW_BAD_DATA;
   arena->data_offset = offset;
@@ -86,10 +115,16 @@ static enum vw_refusal read_header(vw_arena *arena) {
 }
 
 int vw_arena_attach(vw_arena *arena, int fd, int readonly_fd, uint64_t size, enum vw_refusal *refusal) {
-  *arena = (vw_arena){.fd = fd, .readonly_fd = readonly_fd};
-  struct stat file;
+  arena->fd = fd;
+  arena->readonly_fd = readonly_fd;
+  struct stat file, readonly_file;
   *refusal = VW_BAD_FILE;
-  if (fstat(fd, &file) || !S_ISREG(file.st_mode)) goto refused;
+  if (fstat(fd, &file) || !S_ISREG(file.st_mode) || fstat(readonly_fd, &readonly_file)) goto refused;
+  *refusal = VW_OTHER_FILE;
+  if (file.st_dev != readonly_file.st_dev || file.st_ino != readonly_file.st_ino) goto refused;
+  *refusal = VW_NOT_READONLY;
+  int mode = fcntl(readonly_fd, F_GETFL);
+  if (mode < 0 || (mode & O_ACCMODE) != O_RDONLY) goto refused;
   *refusal = VW_TOO_SMALL;
   if (!size) size = (uint64_t)file.st_size;
   if (size > (uint64_t)file.st_size || size <= VW_SLOTS_END) goto refused;
@@ -123,7 +158,7 @@ int vw_arena_lease(vw_arena *arena, uint64_t offset, uint64_t size) {
 
 void vw_arena_close_descriptors(vw_arena *arena) {
   if (arena->fd >= 0) close(arena->fd);
-  if (arena->readonly_fd >= 0) close(arena->readonly_fd);
+  if (arena->readonly_fd >= 0 && arena->readonly_fd != arena->fd) close(arena->readonly_fd);
   arena->fd = arena->readonly_fd = -1;
 }
 

@@ -4,8 +4,11 @@
  * descriptor, which the kernel then refuses to upgrade, and beside that the header and slots, and
  * its own lease, read-write. After that it closes both descriptors: no further mapping can be made.
  *
- * Every function runs in the process that owns the vw_arena, from one thread at a time; none takes
- * the GIL. 0 or -errno. */
+ * A vw_arena is counted: its owner holds it once, and each tensor over it once more, so that a tensor
+ * that outlives its owner still has its memory, and that the end of a tensor needs no GIL.
+ *
+ * Every function runs in the process that owns the vw_arena, from one thread at a time, but for
+ * vw_arena_hold and vw_arena_drop, which any thread may call; none takes the GIL. 0 or -errno. */
 #ifndef VW_ARENA_H
 #define VW_ARENA_H
 
@@ -15,6 +18,7 @@
 #include "layout.h"
 
 typedef struct vw_arena {
+  _Atomic uint64_t holders;
   char *base;       /* the whole file: read-write for the supervisor, read-only in a worker */
   uint64_t size;    /* bytes */
   char *head;       /* header and slots, read-write */
@@ -29,14 +33,31 @@ typedef struct vw_arena {
 } vw_arena;
 
 /* Why vw_arena_attach refused a file: for the message. */
-enum vw_refusal { VW_ACCEPTED = 0, VW_BAD_FILE, VW_TOO_SMALL, VW_BAD_MAGIC, VW_BAD_VERSION, VW_BAD_DATA, VW_REFUSED_MAP };
+enum vw_refusal {
+  VW_ACCEPTED = 0,
+  VW_BAD_FILE,
+  VW_OTHER_FILE,   /* the two descriptors are not of one file */
+  VW_NOT_READONLY, /* the second can write: its mapping could be made writable */
+  VW_TOO_SMALL,
+  VW_BAD_MAGIC,
+  VW_BAD_VERSION,
+  VW_BAD_DATA,
+  VW_REFUSED_MAP,
+};
+
+/* A closed arena, held once. NULL: no memory. */
+vw_arena *vw_arena_new(void);
+
+/* One holder more, and one less: the last closes and frees it. */
+void vw_arena_hold(vw_arena *arena);
+void vw_arena_drop(vw_arena *arena);
 
 /* Supervisor: makes a sealed memfd (name NULL) or a new POSIX shared memory object, maps it and
- * writes the header. `size` is rounded up to VW_DATA_ALIGN by the caller. */
+ * writes the header. -EINVAL: `size` is not a multiple of VW_DATA_ALIGN, or less than two of them. */
 int vw_arena_create(vw_arena *arena, uint64_t size, const char *name);
 
-/* Worker: maps the file behind the two descriptors, which it takes over also when it fails.
- * size 0: the file's own. */
+/* Worker: maps the file behind the two descriptors, the second of which must be read-only. It takes
+ * them over also when it fails. size 0: the file's own. */
 int vw_arena_attach(vw_arena *arena, int fd, int readonly_fd, uint64_t size, enum vw_refusal *refusal);
 
 /* Worker: maps its lease read-write. Once. -EINVAL: not page-aligned, outside the data, or a second. */

@@ -14,7 +14,7 @@ static const vw_dl_dtype dtypes[VW_DTYPE_COUNT] = {
     [VW_C64] = {DL_COMPLEX, 64, 1},    [VW_C128] = {DL_COMPLEX, 128, 1},
 };
 
-vw_dl_managed *vw_dl_new(const vw_handle *handle, void *data, void *context, void (*deleter)(vw_dl_managed *)) {
+vw_dl_managed *vw_dl_new(const vw_handle *handle, void *data, void (*deleter)(vw_dl_managed *)) {
   uint32_t ndim = handle->ndim;
   vw_dl_managed *managed = malloc(sizeof *managed + 2 * sizeof(int64_t) * ndim);
   if (!managed) return NULL;
@@ -35,7 +35,7 @@ vw_dl_managed *vw_dl_new(const vw_handle *handle, void *data, void *context, voi
       .strides = strides, /* always given: DLPack 1.2 deprecates NULL */
       .byte_offset = 0,
   };
-  managed->context = context;
+  managed->context = managed->arena = managed->owner = NULL;
   managed->deleter = deleter;
   return managed;
 }

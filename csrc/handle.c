@@ -14,6 +14,11 @@ static vw_verdict verdict(enum vw_problem problem, uint64_t found, uint64_t acce
   return (vw_verdict){.problem = problem, .found = found, .accepted = accepted};
 }
 
+static uint64_t saturated_sum(uint64_t a, uint64_t b) {
+  uint64_t sum;
+  return __builtin_add_overflow(a, b, &sum) ? UINT64_MAX : sum;
+}
+
 /* Elements of the shape, or a verdict. */
 static vw_verdict count_elements(const vw_handle *handle, uint64_t *count) {
   *count = 1;
@@ -52,11 +57,10 @@ static vw_verdict strided_extent(const vw_handle *handle, uint64_t count, uint64
 vw_verdict vw_handle_check(const vw_handle *handle, uint64_t region_offset, uint64_t region_size) {
   if (handle->encoding >= VW_ENCODING_COUNT) return verdict(VW_BAD_ENCODING, handle->encoding, 0);
   if (handle->offset % VW_HANDLE_ALIGN) return verdict(VW_BAD_ALIGNMENT, handle->offset, VW_HANDLE_ALIGN);
-  uint64_t end, region_end;
-  if (__builtin_add_overflow(handle->offset, handle->nbytes, &end)) end = UINT64_MAX;
-  if (__builtin_add_overflow(region_offset, region_size, &region_end)) region_end = UINT64_MAX;
-  if (handle->offset < region_offset || end > region_end || end < handle->offset || end == UINT64_MAX)
-    return verdict(VW_OUT_OF_REGION, end, region_end);
+  if (handle->offset < region_offset || handle->nbytes > region_size ||
+      handle->offset - region_offset > region_size - handle->nbytes)
+    return verdict(VW_OUT_OF_REGION, saturated_sum(handle->offset, handle->nbytes),
+                   saturated_sum(region_offset, region_size));
 
   if (handle->encoding == VW_ARROW_IPC) { /* dtype and shape are inside the stream */
     if (handle->dtype != VW_DTYPE_NONE || handle->ndim || handle->strided)
@@ -70,11 +74,12 @@ vw_verdict vw_handle_check(const vw_handle *handle, uint64_t region_offset, uint
   uint64_t count, size;
   vw_verdict result = count_elements(handle, &count);
   if (result.problem) return result;
+  /* Whoever copies the tensor asks for this much, however little memory its strides reach. */
+  if (__builtin_mul_overflow(count, itemsize, &size) || size > INT64_MAX) return verdict(VW_TOO_LARGE, 0, 0);
   if (handle->strided) {
     result = strided_extent(handle, count, itemsize, &size);
     if (result.problem) return result;
     return size > handle->nbytes ? verdict(VW_EXTENT, size, handle->nbytes) : result;
   }
-  if (__builtin_mul_overflow(count, itemsize, &size)) return verdict(VW_TOO_LARGE, 0, 0);
   return size != handle->nbytes ? verdict(VW_SIZE_MISMATCH, size, handle->nbytes) : result;
 }

@@ -97,14 +97,12 @@ static uint32_t find_free(const vw_lease *lease, uint64_t size) {
       return lease->heads[fl][__builtin_ctz(lease->sl_bitmap[fl])];
     }
   }
-  /* The class below may hold one that fits, too: without this look a lease could not be filled whole. */
+  /* Its own class may hold one that fits, too. Only who would otherwise be refused searches it: "full"
+   * means that no free block is large enough. */
   class_of(size, &fl, &sl);
-  if (fl >= VW_LEASE_FL) return NONE;
-  for (uint32_t node = lease->heads[fl][sl], looked = 0; node != NONE && looked < 16; looked++) {
-    if (lease->blocks[node].size >= size) return node;
-    node = lease->blocks[node].next;
-  }
-  return NONE;
+  uint32_t node = lease->heads[fl][sl];
+  while (node != NONE && lease->blocks[node].size < size) node = lease->blocks[node].next;
+  return node;
 }
 
 /* ---- live offsets: open addressing with linear probing and backward-shift deletion */
@@ -157,7 +155,8 @@ static void table_remove(vw_lease *lease, uint64_t at) {
 
 int vw_lease_init(vw_lease *lease, uint64_t offset, uint64_t size) {
   memset(lease, 0, sizeof *lease);
-  if (!size || offset % GRANULE || size % GRANULE || size > (UINT64_C(1) << 50)) return -EINVAL;
+  if (!size || offset % GRANULE || size % GRANULE || size > VW_LEASE_MAX || offset > UINT64_MAX - size)
+    return -EINVAL;
   lease->offset = offset;
   lease->size = size;
   lease->unused = NONE;

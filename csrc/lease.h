@@ -2,14 +2,15 @@
  * allocator for real-time systems", ECRTS 2004), with its bookkeeping outside the memory it manages.
  *
  * That memory is shared and may be scribbled over by others; the bookkeeping is private. Allocate and
- * free take constant time, but for growing the tables now and then. One owner, one thread at a time,
- * no GIL needed. */
+ * free take constant time, but for growing the tables now and then, and a search of one free list
+ * before an allocation is refused. One owner, one thread at a time, no GIL needed. */
 #ifndef VW_LEASE_H
 #define VW_LEASE_H
 
 #include <stdint.h>
 
 #define VW_LEASE_NONE UINT32_MAX
+#define VW_LEASE_MAX (UINT64_C(1) << 50) /* bytes: 1 PiB, within what the size classes reach */
 enum { VW_LEASE_SL_BITS = 4, VW_LEASE_SL = 1 << VW_LEASE_SL_BITS, VW_LEASE_FL = 48 };
 
 /* A block, free or live. Sizes and offsets count granules of 64 bytes from the lease's start. */
@@ -36,11 +37,12 @@ typedef struct vw_lease {
   uint32_t heads[VW_LEASE_FL][VW_LEASE_SL];
 } vw_lease;
 
-/* offset and size are multiples of 64. -EINVAL, -ENOMEM. */
+/* offset and size are multiples of 64, size is 64 to VW_LEASE_MAX; -EINVAL otherwise. -ENOMEM. */
 int vw_lease_init(vw_lease *lease, uint64_t offset, uint64_t size);
 void vw_lease_destroy(vw_lease *lease);
 
-/* Bytes offset of a block of at least `nbytes` (0 counts as 1) into *offset. -ENOSPC, -ENOMEM. */
+/* Puts the byte offset of a block of at least `nbytes` (0 counts as 1) into *offset. -ENOSPC: no free
+ * block is that large. -ENOMEM: no memory for the tables; nothing has changed. */
 int vw_lease_allocate(vw_lease *lease, uint64_t nbytes, uint64_t *offset);
 
 /* Frees the live block at byte `offset`; *size is how large it was. -ENOENT: there is none. */

@@ -105,12 +105,8 @@ class Engine:
         return saved
 
     def _save_value(self, value: Any, into: pb.Value) -> None:
-        if is_tensor(value):
+        if is_tensor(value) or hasattr(value, "__array__"):  # NumPy's scalars and arrays, too
             protocol.pack_handle(self._tensors.save(value), into.tensor)
-        elif hasattr(value, "__array__"):  # NumPy's scalars and arrays
-            import torch
-
-            protocol.pack_handle(self._tensors.save(torch.as_tensor(value)), into.tensor)
         else:
             raise TypeError(
                 f"a {type(value).__name__} is no plain data: give its port a type of its own, "

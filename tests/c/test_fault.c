@@ -4,7 +4,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 
-#include "check.h"
+#include "child.h"
 #include "clock.h"
 #include "fault.h"
 
@@ -17,7 +17,7 @@ static char *lease;   /* read-write: from 3 MiB of it */
 static void install(void) {
   const vw_fault_region regions[] = {{(uintptr_t)whole, SIZE, 0}, {(uintptr_t)lease, SIZE, 3 * SIZE}};
   vw_slot_clear(slot);
-  CHECK_EQ(vw_fault_install(slot, regions, 2), 0);
+  CHECK_EQUAL(vw_fault_install(slot, regions, 2), 0);
 }
 
 static int died_of(void (*body)(void *), void *argument) {
@@ -44,7 +44,7 @@ static void *write_in_thread(void *where) {
 static void another_thread_writes(void *where) {
   pthread_t thread;
   install();
-  CHECK_EQ(pthread_create(&thread, NULL, write_in_thread, where), 0);
+  CHECK_EQUAL(pthread_create(&thread, NULL, write_in_thread, where), 0);
   pthread_join(thread, NULL);
 }
 
@@ -71,22 +71,22 @@ static int told[2]; /* pipe: what the handler that was there before saw */
 
 static void tell(int signal) {
   char byte = (char)signal;
-  CHECK_EQ(write(told[1], &byte, 1), 1);
+  CHECK_EQUAL(write(told[1], &byte, 1), 1);
   /* Returns: the fault repeats, and so on until SA_RESETHAND ends it. */
 }
 
 static void with_a_handler_before(void *where) {
   struct sigaction before = {.sa_handler = tell, .sa_flags = (int)SA_RESETHAND};
-  CHECK_EQ(sigaction(SIGSEGV, &before, NULL), 0);
+  CHECK_EQUAL(sigaction(SIGSEGV, &before, NULL), 0);
   write_at(where);
 }
 
 static void install_twice(void *where) {
   const vw_fault_region nowhere = {(uintptr_t)lease, SIZE, 0};
   struct sigaction now;
-  CHECK_EQ(vw_fault_install(slot, &nowhere, 1), 0);
+  CHECK_EQUAL(vw_fault_install(slot, &nowhere, 1), 0);
   install();
-  CHECK_EQ(sigaction(SIGSEGV, NULL, &now), 0);
+  CHECK_EQUAL(sigaction(SIGSEGV, NULL, &now), 0);
   CHECK(now.sa_flags & SA_ONSTACK);
   *(volatile char *)where = 1;
 }
@@ -104,39 +104,39 @@ int main(void) {
   uint64_t start = vw_monotonic_ns();
   const size_t offsets[] = {0, 1, 4711, SIZE - 1};
   for (int i = 0; i < 4; i++) {
-    CHECK_EQ(died_of(write_at, whole + offsets[i]), SIGSEGV);
-    CHECK_EQ(record().fault_address, offsets[i] + 1);
-    CHECK_EQ(record().fault_signal, SIGSEGV);
+    CHECK_EQUAL(died_of(write_at, whole + offsets[i]), SIGSEGV);
+    CHECK_EQUAL(record().fault_address, offsets[i] + 1);
+    CHECK_EQUAL(record().fault_signal, SIGSEGV);
     CHECK(record().fault_time >= start && record().fault_time <= vw_monotonic_ns());
   }
-  CHECK_EQ(died_of(another_thread_writes, whole + 99), SIGSEGV);
-  CHECK_EQ(record().fault_address, 100);
-  CHECK_EQ(died_of(read_past_the_end_of_a_file, lease + 8192), SIGBUS);
-  CHECK_EQ(record().fault_address, 3 * SIZE + 8192 + 1);
-  CHECK_EQ(record().fault_signal, SIGBUS);
-  CHECK_EQ(died_of(install_twice, whole + 5), SIGSEGV);
-  CHECK_EQ(record().fault_address, 6);
+  CHECK_EQUAL(died_of(another_thread_writes, whole + 99), SIGSEGV);
+  CHECK_EQUAL(record().fault_address, 100);
+  CHECK_EQUAL(died_of(read_past_the_end_of_a_file, lease + 8192), SIGBUS);
+  CHECK_EQUAL(record().fault_address, 3 * SIZE + 8192 + 1);
+  CHECK_EQUAL(record().fault_signal, SIGBUS);
+  CHECK_EQUAL(died_of(install_twice, whole + 5), SIGSEGV);
+  CHECK_EQUAL(record().fault_address, 6);
 
-  CHECK_EQ(died_of(write_at, elsewhere), SIGSEGV);
-  CHECK_EQ(record().fault_address, 0); /* not the arena: not recorded */
+  CHECK_EQUAL(died_of(write_at, elsewhere), SIGSEGV);
+  CHECK_EQUAL(record().fault_address, 0); /* not the arena: not recorded */
 #ifndef __SANITIZE_ADDRESS__           /* which has frames of its own on the stack, and limits it */
-  CHECK_EQ(died_of(overflow_the_stack, NULL), SIGSEGV);
-  CHECK_EQ(record().fault_address, 0);
+  CHECK_EQUAL(died_of(overflow_the_stack, NULL), SIGSEGV);
+  CHECK_EQUAL(record().fault_address, 0);
 #endif
   int segv = SIGSEGV, bus = SIGBUS;
-  CHECK_EQ(died_of(sent_from_outside, &segv), SIGSEGV);
-  CHECK_EQ(record().fault_address, 0);
-  CHECK_EQ(died_of(sent_from_outside, &bus), SIGSEGV); /* there is no fault to repeat: it makes one */
+  CHECK_EQUAL(died_of(sent_from_outside, &segv), SIGSEGV);
+  CHECK_EQUAL(record().fault_address, 0);
+  CHECK_EQUAL(died_of(sent_from_outside, &bus), SIGSEGV); /* there is no fault to repeat: it makes one */
 
   char byte;
-  CHECK_EQ(pipe2(told, O_CLOEXEC), 0);
-  CHECK_EQ(died_of(with_a_handler_before, whole + 7), SIGSEGV);
-  CHECK_EQ(record().fault_address, 8);
-  CHECK_EQ(read(told[0], &byte, 1), 1);
-  CHECK_EQ(byte, SIGSEGV);
+  CHECK_EQUAL(pipe2(told, O_CLOEXEC), 0);
+  CHECK_EQUAL(died_of(with_a_handler_before, whole + 7), SIGSEGV);
+  CHECK_EQUAL(record().fault_address, 8);
+  CHECK_EQUAL(read(told[0], &byte, 1), 1);
+  CHECK_EQUAL(byte, SIGSEGV);
 
   vw_fault_region many[VW_FAULT_REGIONS + 1];
   memset(many, 0, sizeof many);
-  CHECK_EQ(vw_fault_install(slot, many, VW_FAULT_REGIONS + 1), -EINVAL);
+  CHECK_EQUAL(vw_fault_install(slot, many, VW_FAULT_REGIONS + 1), -EINVAL);
   return 0;
 }

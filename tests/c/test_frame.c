@@ -1,8 +1,10 @@
 /* Frames: the parser on streams cut everywhere, then the same over sockets. */
-#include <fcntl.h>
+#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "check.h"
 #include "clock.h"
@@ -26,8 +28,8 @@ static size_t put_frame(uint8_t *at, uint32_t size, uint8_t seed) {
 }
 
 static void check_frame(const vw_frame *frame, uint32_t size, uint8_t seed) {
-  CHECK_EQ(frame->size, size);
-  for (uint32_t i = 0; i < size; i++) CHECK_EQ(frame->body[i], (uint8_t)(seed + i * 7));
+  CHECK_EQUAL(frame->size, size);
+  for (uint32_t i = 0; i < size; i++) CHECK_EQUAL(frame->body[i], (uint8_t)(seed + i * 7));
 }
 
 static const uint32_t sizes[] = {1, 2, 3, 4, 5, 64, 100, 1};
@@ -43,10 +45,10 @@ static void feed(vw_reader *reader, const uint8_t *bytes, size_t size, size_t *s
       ++*seen;
       continue;
     }
-    CHECK_EQ(rc, 0);
+    CHECK_EQUAL(rc, 0);
     if (size == 0) return;
     size_t taken;
-    CHECK_EQ(vw_reader_feed(reader, bytes, size, &taken), 0);
+    CHECK_EQUAL(vw_reader_feed(reader, bytes, size, &taken), 0);
     CHECK(taken > 0 && taken <= size);
     bytes += taken;
     size -= taken;
@@ -61,13 +63,13 @@ static void test_cut_everywhere(void) {
     for (size_t second = first; second <= total; second++) {
       vw_reader reader;
       size_t seen = 0;
-      CHECK_EQ(vw_reader_init(&reader, 100), 0); /* room for one frame of 100, and no more */
+      CHECK_EQUAL(vw_reader_init(&reader, 100), 0); /* room for one frame of 100, and no more */
       feed(&reader, stream, first, &seen);
       feed(&reader, stream + first, second - first, &seen);
       feed(&reader, stream + second, total - second, &seen);
-      CHECK_EQ(seen, SIZES);
-      CHECK_EQ(reader.begin, reader.end);
-      CHECK_EQ(reader.capacity, 104);
+      CHECK_EQUAL(seen, SIZES);
+      CHECK_EQUAL(reader.begin, reader.end);
+      CHECK_EQUAL(reader.capacity, 104);
       vw_reader_free(&reader);
     }
   }
@@ -79,12 +81,12 @@ static void test_byte_by_byte_and_all_at_once(void) {
   size_t total = 0, seen = 0;
   for (int i = 0; i < ROUNDS * SIZES; i++) total += put_frame(stream + total, sizes[i % SIZES], (uint8_t)(i % SIZES));
   vw_reader reader;
-  CHECK_EQ(vw_reader_init(&reader, LIMIT), 0);
+  CHECK_EQUAL(vw_reader_init(&reader, LIMIT), 0);
   for (size_t i = 0; i < total; i++) feed(&reader, stream + i, 1, &seen);
-  CHECK_EQ(seen, ROUNDS * SIZES);
+  CHECK_EQUAL(seen, ROUNDS * SIZES);
   feed(&reader, stream, total, &seen);
-  CHECK_EQ(seen, 2 * ROUNDS * SIZES);
-  CHECK_EQ(reader.capacity, VW_READER_START);
+  CHECK_EQUAL(seen, 2 * ROUNDS * SIZES);
+  CHECK_EQUAL(reader.capacity, VW_READER_START);
   vw_reader_free(&reader);
   free(stream);
 }
@@ -99,7 +101,7 @@ static void test_random_sizes_and_pieces(void) {
     total += put_frame(stream + total, lengths[i], (uint8_t)i);
   }
   vw_reader reader;
-  CHECK_EQ(vw_reader_init(&reader, 300000), 0);
+  CHECK_EQUAL(vw_reader_init(&reader, 300000), 0);
   while (seen < FRAMES) {
     vw_frame frame;
     if (vw_reader_next(&reader, &frame) == 1) {
@@ -108,13 +110,13 @@ static void test_random_sizes_and_pieces(void) {
     } else {
       size_t piece = 1 + random_below(random_below(4) ? 3000 : 100000), taken;
       if (piece > total - at) piece = total - at;
-      CHECK_EQ(vw_reader_feed(&reader, stream + at, piece, &taken), 0);
+      CHECK_EQUAL(vw_reader_feed(&reader, stream + at, piece, &taken), 0);
       CHECK(taken > 0);
       at += taken;
       CHECK(reader.capacity <= 300004);
     }
   }
-  CHECK_EQ(at, total);
+  CHECK_EQUAL(at, total);
   vw_reader_free(&reader);
   free(stream);
 }
@@ -126,20 +128,20 @@ static void test_bad_lengths(void) {
     vw_frame frame;
     uint8_t header[9];
     size_t taken;
-    CHECK_EQ(vw_reader_init(&reader, LIMIT), 0);
+    CHECK_EQUAL(vw_reader_init(&reader, LIMIT), 0);
     put_frame(header, 1, 0);
     for (int b = 0; b < 4; b++) header[5 + b] = (uint8_t)(bad[i] >> 8 * b);
-    CHECK_EQ(vw_reader_feed(&reader, header, 9, &taken), 0);
-    CHECK_EQ(vw_reader_next(&reader, &frame), 1); /* the good one before it comes out */
-    CHECK_EQ(vw_reader_next(&reader, &frame), -EMSGSIZE);
-    CHECK_EQ(vw_reader_next(&reader, &frame), -EMSGSIZE); /* and for ever */
-    CHECK_EQ(reader.announced, bad[i]);
-    CHECK_EQ(reader.capacity, VW_READER_START);
+    CHECK_EQUAL(vw_reader_feed(&reader, header, 9, &taken), 0);
+    CHECK_EQUAL(vw_reader_next(&reader, &frame), 1); /* the good one before it comes out */
+    CHECK_EQUAL(vw_reader_next(&reader, &frame), -EMSGSIZE);
+    CHECK_EQUAL(vw_reader_next(&reader, &frame), -EMSGSIZE); /* and for ever */
+    CHECK_EQUAL(reader.announced, bad[i]);
+    CHECK_EQUAL(reader.capacity, VW_READER_START);
     vw_reader_free(&reader);
   }
   vw_reader reader;
-  CHECK_EQ(vw_reader_init(&reader, 0), -EINVAL);
-  CHECK_EQ(vw_reader_init(&reader, VW_FRAME_LIMIT + 1), -EINVAL);
+  CHECK_EQUAL(vw_reader_init(&reader, 0), -EINVAL);
+  CHECK_EQUAL(vw_reader_init(&reader, VW_FRAME_LIMIT + 1), -EINVAL);
 }
 
 static void test_memory_follows_what_arrived(void) {
@@ -148,26 +150,26 @@ static void test_memory_follows_what_arrived(void) {
   size_t taken, total = 4 + LIMIT;
   uint8_t *big = malloc(total);
   put_frame(big, LIMIT, 3);
-  CHECK_EQ(vw_reader_init(&reader, LIMIT), 0);
-  CHECK_EQ(vw_reader_feed(&reader, big, 1000, &taken), 0);
-  CHECK_EQ(vw_reader_next(&reader, &frame), 0);
-  CHECK_EQ(reader.capacity, VW_READER_START); /* 16 MiB announced, 996 bytes sent */
+  CHECK_EQUAL(vw_reader_init(&reader, LIMIT), 0);
+  CHECK_EQUAL(vw_reader_feed(&reader, big, 1000, &taken), 0);
+  CHECK_EQUAL(vw_reader_next(&reader, &frame), 0);
+  CHECK_EQUAL(reader.capacity, VW_READER_START); /* 16 MiB announced, 996 bytes sent */
   for (size_t at = 1000; at < total; at += taken) {
-    CHECK_EQ(vw_reader_feed(&reader, big + at, total - at < 5000 ? total - at : 5000, &taken), 0);
+    CHECK_EQUAL(vw_reader_feed(&reader, big + at, total - at < 5000 ? total - at : 5000, &taken), 0);
     CHECK(reader.capacity <= 2 * reader.end || reader.capacity == VW_READER_START);
     CHECK(reader.capacity <= total);
   }
-  CHECK_EQ(vw_reader_feed(&reader, "x", 1, &taken), 0);
-  CHECK_EQ(taken, 0); /* full with one whole frame: that has to go first */
-  CHECK_EQ(vw_reader_next(&reader, &frame), 1);
-  CHECK_EQ(memcmp(frame.body, big + 4, LIMIT), 0);
-  CHECK_EQ(vw_reader_feed(&reader, big, 4, &taken), 0);
-  CHECK_EQ(reader.capacity, VW_READER_START); /* given back */
+  CHECK_EQUAL(vw_reader_feed(&reader, "x", 1, &taken), 0);
+  CHECK_EQUAL(taken, 0); /* full with one whole frame: that has to go first */
+  CHECK_EQUAL(vw_reader_next(&reader, &frame), 1);
+  CHECK_EQUAL(memcmp(frame.body, big + 4, LIMIT), 0);
+  CHECK_EQUAL(vw_reader_feed(&reader, big, 4, &taken), 0);
+  CHECK_EQUAL(reader.capacity, VW_READER_START); /* given back */
   vw_reader_free(&reader);
   free(big);
 }
 
-static void pair(int type, int fds[2]) { CHECK_EQ(socketpair(AF_UNIX, type, 0, fds), 0); }
+static void pair(int type, int fds[2]) { CHECK_EQUAL(socketpair(AF_UNIX, type, 0, fds), 0); }
 
 static void test_recv_and_ends(void) {
   int fds[2];
@@ -176,21 +178,21 @@ static void test_recv_and_ends(void) {
   vw_frame frame;
   for (int cut = 0; cut <= 14; cut++) { /* 14: clean; else the stream ends inside the second frame */
     pair(SOCK_STREAM, fds);
-    CHECK_EQ(vw_reader_init(&reader, 100), 0);
+    CHECK_EQUAL(vw_reader_init(&reader, 100), 0);
     size_t size = put_frame(stream, 3, 1);
     size += put_frame(stream + size, 3, 2);
     size_t sent = cut == 14 ? size : (size_t)cut;
-    CHECK_EQ(write(fds[1], stream, sent), sent);
+    CHECK_EQUAL(write(fds[1], stream, sent), sent);
     close(fds[1]);
     int rc = 1;
     for (size_t i = 0; i < sent / 7; i++) {
       rc = vw_reader_recv(&reader, fds[0], VW_FOREVER, &frame);
-      CHECK_EQ(rc, 1);
+      CHECK_EQUAL(rc, 1);
       check_frame(&frame, 3, (uint8_t)(i + 1));
     }
     for (int again = 0; again < 2; again++) {
       rc = vw_reader_recv(&reader, fds[0], VW_FOREVER, &frame);
-      CHECK_EQ(rc, sent % 7 == 0 ? 0 : -ENODATA);
+      CHECK_EQUAL(rc, sent % 7 == 0 ? 0 : -ENODATA);
       CHECK(reader.eof);
     }
     close(fds[0]);
@@ -204,14 +206,14 @@ static void test_buffered_frames_need_no_socket(void) {
   vw_reader reader;
   vw_frame frame;
   pair(SOCK_STREAM, fds);
-  CHECK_EQ(vw_reader_init(&reader, LIMIT), 0);
+  CHECK_EQUAL(vw_reader_init(&reader, LIMIT), 0);
   size_t size = put_frame(stream, 3, 1);
   size += put_frame(stream + size, 5, 2);
-  CHECK_EQ(write(fds[1], stream, size), size);
-  CHECK_EQ(vw_reader_recv(&reader, fds[0], VW_FOREVER, &frame), 1);
-  CHECK_EQ(vw_reader_recv(&reader, -1, VW_FOREVER, &frame), 1); /* any system call would be EBADF */
+  CHECK_EQUAL(write(fds[1], stream, size), size);
+  CHECK_EQUAL(vw_reader_recv(&reader, fds[0], VW_FOREVER, &frame), 1);
+  CHECK_EQUAL(vw_reader_recv(&reader, -1, VW_FOREVER, &frame), 1); /* any system call would be EBADF */
   check_frame(&frame, 5, 2);
-  CHECK_EQ(vw_reader_recv(&reader, -1, VW_FOREVER, &frame), -EBADF);
+  CHECK_EQUAL(vw_reader_recv(&reader, -1, VW_FOREVER, &frame), -EBADF);
   close(fds[0]);
   close(fds[1]);
   vw_reader_free(&reader);
@@ -225,15 +227,15 @@ static void test_deadlines_and_nonblocking(void) {
   size_t size = put_frame(stream, 3, 1);
   for (int nonblocking = 0; nonblocking < 2; nonblocking++) {
     pair(SOCK_STREAM | (nonblocking ? SOCK_NONBLOCK : 0), fds);
-    CHECK_EQ(vw_reader_init(&reader, LIMIT), 0);
-    CHECK_EQ(vw_reader_recv(&reader, fds[0], VW_NOW, &frame), -ETIMEDOUT);
+    CHECK_EQUAL(vw_reader_init(&reader, LIMIT), 0);
+    CHECK_EQUAL(vw_reader_recv(&reader, fds[0], VW_NOW, &frame), -ETIMEDOUT);
     uint64_t start = vw_monotonic_ns();
-    CHECK_EQ(vw_reader_recv(&reader, fds[0], start + 20000000u, &frame), -ETIMEDOUT);
+    CHECK_EQUAL(vw_reader_recv(&reader, fds[0], start + 20000000u, &frame), -ETIMEDOUT);
     CHECK(vw_monotonic_ns() - start >= 20000000u);
-    CHECK_EQ(write(fds[1], stream, 5), 5); /* a part stays for later */
-    CHECK_EQ(vw_reader_recv(&reader, fds[0], VW_NOW, &frame), -ETIMEDOUT);
-    CHECK_EQ(write(fds[1], stream + 5, size - 5), size - 5);
-    CHECK_EQ(vw_reader_recv(&reader, fds[0], nonblocking ? VW_FOREVER : VW_NOW, &frame), 1);
+    CHECK_EQUAL(write(fds[1], stream, 5), 5); /* a part stays for later */
+    CHECK_EQUAL(vw_reader_recv(&reader, fds[0], VW_NOW, &frame), -ETIMEDOUT);
+    CHECK_EQUAL(write(fds[1], stream + 5, size - 5), size - 5);
+    CHECK_EQUAL(vw_reader_recv(&reader, fds[0], nonblocking ? VW_FOREVER : VW_NOW, &frame), 1);
     check_frame(&frame, 3, 1);
     close(fds[0]);
     close(fds[1]);
@@ -250,7 +252,7 @@ static void *send_late(void *argument) { /* a signal, then a frame, to the threa
   usleep(30000);
   kill(getpid(), SIGUSR1);
   usleep(30000);
-  CHECK_EQ(write(fds[1], stream, size), size);
+  CHECK_EQUAL(write(fds[1], stream, size), size);
   return NULL;
 }
 
@@ -266,13 +268,13 @@ static void test_interrupted(void) {
     sigemptyset(&usr1);
     sigaddset(&usr1, SIGUSR1);
     pair(SOCK_STREAM | (nonblocking ? SOCK_NONBLOCK : 0), fds);
-    CHECK_EQ(vw_reader_init(&reader, LIMIT), 0);
+    CHECK_EQUAL(vw_reader_init(&reader, LIMIT), 0);
     pthread_sigmask(SIG_BLOCK, &usr1, NULL); /* in the sender: the signal is for the receiver */
-    CHECK_EQ(pthread_create(&thread, NULL, send_late, fds), 0);
+    CHECK_EQUAL(pthread_create(&thread, NULL, send_late, fds), 0);
     pthread_sigmask(SIG_UNBLOCK, &usr1, NULL);
     while ((rc = vw_reader_recv(&reader, fds[0], VW_FOREVER, &frame)) == -EINTR) interruptions++;
-    CHECK_EQ(rc, 1);
-    CHECK_EQ(interruptions, 1);
+    CHECK_EQUAL(rc, 1);
+    CHECK_EQUAL(interruptions, 1);
     pthread_join(thread, NULL);
     close(fds[0]);
     close(fds[1]);
@@ -285,10 +287,10 @@ static void test_reset_is_an_end(void) {
   vw_reader reader;
   vw_frame frame;
   pair(SOCK_STREAM, fds);
-  CHECK_EQ(vw_reader_init(&reader, LIMIT), 0);
-  CHECK_EQ(write(fds[0], "unread", 6), 6);
+  CHECK_EQUAL(vw_reader_init(&reader, LIMIT), 0);
+  CHECK_EQUAL(write(fds[0], "unread", 6), 6);
   close(fds[1]); /* with bytes unread: the next recv here is ECONNRESET */
-  CHECK_EQ(vw_reader_recv(&reader, fds[0], VW_FOREVER, &frame), 0);
+  CHECK_EQUAL(vw_reader_recv(&reader, fds[0], VW_FOREVER, &frame), 0);
   close(fds[0]);
   vw_reader_free(&reader);
 }
@@ -299,31 +301,31 @@ static void test_one_send_a_frame(void) {
   vw_writer writer;
   uint8_t *body = malloc(LIMIT), *got = malloc(1 << 20);
   for (uint32_t i = 0; i < LIMIT; i++) body[i] = (uint8_t)(i * 5);
-  CHECK_EQ(vw_writer_init(&writer), 0);
+  CHECK_EQUAL(vw_writer_init(&writer), 0);
   pair(SOCK_SEQPACKET, fds);
   const uint32_t lengths[] = {1, 64, 65535, 65536, 65537, 150000};
   for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
     uint32_t size = lengths[i], first = size < VW_WRITER_COPY ? size : VW_WRITER_COPY;
-    CHECK_EQ(vw_writer_load(&writer, body, size, LIMIT), 0);
-    CHECK_EQ(vw_writer_flush(&writer, fds[0], VW_NOW), 0);
+    CHECK_EQUAL(vw_writer_load(&writer, body, size, LIMIT), 0);
+    CHECK_EQUAL(vw_writer_flush(&writer, fds[0], VW_NOW), 0);
     CHECK(!vw_writer_torn(&writer));
-    CHECK_EQ(recv(fds[1], got, 1 << 20, 0), 4 + first);
-    CHECK_EQ(got[0] | got[1] << 8 | got[2] << 16 | got[3] << 24, size);
-    CHECK_EQ(memcmp(got + 4, body, first), 0);
+    CHECK_EQUAL(recv(fds[1], got, 1 << 20, 0), 4 + first);
+    CHECK_EQUAL(got[0] | got[1] << 8 | got[2] << 16 | got[3] << 24, size);
+    CHECK_EQUAL(memcmp(got + 4, body, first), 0);
     if (size > first) {
-      CHECK_EQ(recv(fds[1], got, 1 << 20, 0), size - first);
-      CHECK_EQ(memcmp(got, body + first, size - first), 0);
+      CHECK_EQUAL(recv(fds[1], got, 1 << 20, 0), size - first);
+      CHECK_EQUAL(memcmp(got, body + first, size - first), 0);
     }
-    CHECK_EQ(recv(fds[1], got, 1, MSG_DONTWAIT), -1);
+    CHECK_EQUAL(recv(fds[1], got, 1, MSG_DONTWAIT), -1);
   }
   memset(vw_writer_body(&writer), 'z', 10); /* a codec writing in place */
-  CHECK_EQ(vw_writer_load(&writer, vw_writer_body(&writer), 10, LIMIT), 0);
-  CHECK_EQ(vw_writer_flush(&writer, fds[0], VW_NOW), 0);
-  CHECK_EQ(recv(fds[1], got, 1 << 20, 0), 14);
-  CHECK_EQ(memcmp(got, "\n\0\0\0zzzzzzzzzz", 14), 0);
-  CHECK_EQ(vw_writer_load(&writer, vw_writer_body(&writer), VW_WRITER_COPY + 1, LIMIT), -EMSGSIZE);
-  CHECK_EQ(vw_writer_load(&writer, body, 0, LIMIT), -EMSGSIZE);
-  CHECK_EQ(vw_writer_load(&writer, body, 101, 100), -EMSGSIZE);
+  CHECK_EQUAL(vw_writer_load(&writer, vw_writer_body(&writer), 10, LIMIT), 0);
+  CHECK_EQUAL(vw_writer_flush(&writer, fds[0], VW_NOW), 0);
+  CHECK_EQUAL(recv(fds[1], got, 1 << 20, 0), 14);
+  CHECK_EQUAL(memcmp(got, "\n\0\0\0zzzzzzzzzz", 14), 0);
+  CHECK_EQUAL(vw_writer_load(&writer, vw_writer_body(&writer), VW_WRITER_COPY + 1, LIMIT), -EMSGSIZE);
+  CHECK_EQUAL(vw_writer_load(&writer, body, 0, LIMIT), -EMSGSIZE);
+  CHECK_EQUAL(vw_writer_load(&writer, body, 101, 100), -EMSGSIZE);
   close(fds[0]);
   close(fds[1]);
   vw_writer_free(&writer);
@@ -335,12 +337,12 @@ static void *receive_all(void *argument) {
   const int *fds = argument;
   vw_reader reader;
   vw_frame frame;
-  CHECK_EQ(vw_reader_init(&reader, LIMIT), 0);
+  CHECK_EQUAL(vw_reader_init(&reader, LIMIT), 0);
   const uint32_t expected[] = {LIMIT, 1, 1000000};
   for (int i = 0; i < 3; i++) {
-    CHECK_EQ(vw_reader_recv(&reader, fds[1], VW_FOREVER, &frame), 1);
-    CHECK_EQ(frame.size, expected[i]);
-    for (uint32_t b = 0; b < frame.size; b += 997) CHECK_EQ(frame.body[b], (uint8_t)(b * 5));
+    CHECK_EQUAL(vw_reader_recv(&reader, fds[1], VW_FOREVER, &frame), 1);
+    CHECK_EQUAL(frame.size, expected[i]);
+    for (uint32_t b = 0; b < frame.size; b += 997) CHECK_EQUAL(frame.body[b], (uint8_t)(b * 5));
   }
   vw_reader_free(&reader);
   return NULL;
@@ -354,12 +356,12 @@ static void test_large_frames_in_parts(void) {
     vw_writer writer;
     pthread_t thread;
     pair(SOCK_STREAM | (nonblocking ? SOCK_NONBLOCK : 0), fds);
-    CHECK_EQ(vw_writer_init(&writer), 0);
-    CHECK_EQ(pthread_create(&thread, NULL, receive_all, fds), 0);
+    CHECK_EQUAL(vw_writer_init(&writer), 0);
+    CHECK_EQUAL(pthread_create(&thread, NULL, receive_all, fds), 0);
     const uint32_t lengths[] = {LIMIT, 1, 1000000};
     for (int i = 0; i < 3; i++) {
-      CHECK_EQ(vw_writer_load(&writer, body, lengths[i], LIMIT), 0);
-      CHECK_EQ(vw_writer_flush(&writer, fds[0], i == 2 ? vw_monotonic_ns() + 20000000000u : VW_FOREVER), 0);
+      CHECK_EQUAL(vw_writer_load(&writer, body, lengths[i], LIMIT), 0);
+      CHECK_EQUAL(vw_writer_flush(&writer, fds[0], i == 2 ? vw_monotonic_ns() + 20000000000u : VW_FOREVER), 0);
     }
     pthread_join(thread, NULL);
     close(fds[0]);
@@ -374,14 +376,14 @@ static void test_nobody_reads(void) {
   vw_writer writer;
   uint8_t *body = calloc(1, LIMIT);
   pair(SOCK_STREAM, fds);
-  CHECK_EQ(vw_writer_init(&writer), 0);
+  CHECK_EQUAL(vw_writer_init(&writer), 0);
   CHECK(!vw_writer_torn(&writer));
-  CHECK_EQ(vw_writer_load(&writer, body, LIMIT, LIMIT), 0);
-  CHECK_EQ(vw_writer_flush(&writer, fds[0], VW_NOW), -ETIMEDOUT);
-  CHECK_EQ(vw_writer_flush(&writer, fds[0], vw_monotonic_ns() + 10000000u), -ETIMEDOUT);
+  CHECK_EQUAL(vw_writer_load(&writer, body, LIMIT, LIMIT), 0);
+  CHECK_EQUAL(vw_writer_flush(&writer, fds[0], VW_NOW), -ETIMEDOUT);
+  CHECK_EQUAL(vw_writer_flush(&writer, fds[0], vw_monotonic_ns() + 10000000u), -ETIMEDOUT);
   CHECK(vw_writer_torn(&writer));
   close(fds[1]);
-  CHECK_EQ(vw_writer_flush(&writer, fds[0], VW_FOREVER), -EPIPE); /* and no SIGPIPE */
+  CHECK_EQUAL(vw_writer_flush(&writer, fds[0], VW_FOREVER), -EPIPE); /* and no SIGPIPE */
   close(fds[0]);
   vw_writer_free(&writer);
   free(body);
@@ -389,18 +391,18 @@ static void test_nobody_reads(void) {
 
 int main(void) {
   alarm(60);
-  test_cut_everywhere();
-  test_byte_by_byte_and_all_at_once();
-  test_random_sizes_and_pieces();
-  test_bad_lengths();
-  test_memory_follows_what_arrived();
-  test_recv_and_ends();
-  test_buffered_frames_need_no_socket();
-  test_deadlines_and_nonblocking();
-  test_interrupted();
-  test_reset_is_an_end();
-  test_one_send_a_frame();
-  test_large_frames_in_parts();
-  test_nobody_reads();
+  PASS(test_cut_everywhere);
+  PASS(test_byte_by_byte_and_all_at_once);
+  PASS(test_random_sizes_and_pieces);
+  PASS(test_bad_lengths);
+  PASS(test_memory_follows_what_arrived);
+  PASS(test_recv_and_ends);
+  PASS(test_buffered_frames_need_no_socket);
+  PASS(test_deadlines_and_nonblocking);
+  PASS(test_interrupted);
+  PASS(test_reset_is_an_end);
+  PASS(test_one_send_a_frame);
+  PASS(test_large_frames_in_parts);
+  PASS(test_nobody_reads);
   return 0;
 }

@@ -4,7 +4,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 
-#include "check.h"
+#include "child.h"
 #include "clock.h"
 #include "heartbeat.h"
 
@@ -21,7 +21,7 @@ static uint64_t last_beat(void) {
 static void test_beats_while_the_main_thread_is_busy(void) {
   vw_heartbeat heartbeat = {0};
   uint64_t start = vw_monotonic_ns(), seen = 0, beats = 0;
-  CHECK_EQ(vw_heartbeat_start(&heartbeat, shared, -1, 5), 0);
+  CHECK_EQUAL(vw_heartbeat_start(&heartbeat, shared, -1, 5), 0);
   CHECK(last_beat() >= start); /* at once */
   while (vw_monotonic_ns() - start < 300 * MS) {
     uint64_t beat = last_beat();
@@ -33,17 +33,17 @@ static void test_beats_while_the_main_thread_is_busy(void) {
   vw_heartbeat_stop(&heartbeat);
   seen = last_beat();
   usleep(20000);
-  CHECK_EQ(last_beat(), seen);
+  CHECK_EQUAL(last_beat(), seen);
 }
 
 static void test_start_and_stop(void) {
   vw_heartbeat heartbeat = {0};
-  CHECK_EQ(vw_heartbeat_start(&heartbeat, shared, -1, 0), -EINVAL);
-  CHECK_EQ(vw_heartbeat_start(&heartbeat, shared, -1, 3600001), -EINVAL);
+  CHECK_EQUAL(vw_heartbeat_start(&heartbeat, shared, -1, 0), -EINVAL);
+  CHECK_EQUAL(vw_heartbeat_start(&heartbeat, shared, -1, 3600001), -EINVAL);
   vw_heartbeat_stop(&heartbeat);
   for (int i = 0; i < 20; i++) {
-    CHECK_EQ(vw_heartbeat_start(&heartbeat, shared, -1, 3600000), 0);
-    CHECK_EQ(vw_heartbeat_start(&heartbeat, shared, -1, 1), -EALREADY);
+    CHECK_EQUAL(vw_heartbeat_start(&heartbeat, shared, -1, 3600000), 0);
+    CHECK_EQUAL(vw_heartbeat_start(&heartbeat, shared, -1, 1), -EALREADY);
     uint64_t start = vw_monotonic_ns();
     vw_heartbeat_stop(&heartbeat); /* does not wait for the hour to end */
     CHECK(vw_monotonic_ns() - start < 2000 * MS);
@@ -62,7 +62,7 @@ static int fds[2];
 static void stuck_worker(void *argument) {
   vw_heartbeat heartbeat = {0};
   close(fds[1]);
-  CHECK_EQ(vw_heartbeat_start(&heartbeat, shared, fds[0], 10), 0);
+  CHECK_EQUAL(vw_heartbeat_start(&heartbeat, shared, fds[0], 10), 0);
   vw_slot_set_status(shared, VW_BUSY);
   if (*(int *)argument == NODE_CLOSES_IT) close(fds[0]);
   for (volatile uint64_t i = 0;; i++) { /* a node that never comes back */
@@ -76,11 +76,11 @@ static void close_later(int how) {
     vw_slot_snapshot(shared, &copy);
   } while (copy.status != VW_BUSY);
   /* Bytes for the worker, and none of them read, are no hang-up. */
-  CHECK_EQ(send(fds[1], "job", 3, MSG_NOSIGNAL), 3);
+  CHECK_EQUAL(send(fds[1], "job", 3, MSG_NOSIGNAL), 3);
   uint64_t seen = last_beat();
   while (last_beat() < seen + 30 * MS) usleep(1000);
   if (how == PEER_CLOSES) close(fds[1]);
-  if (how == PEER_SHUTS_DOWN) CHECK_EQ(shutdown(fds[1], SHUT_WR), 0);
+  if (how == PEER_SHUTS_DOWN) CHECK_EQUAL(shutdown(fds[1], SHUT_WR), 0);
   if (how == PEER_SHUTS_DOWN) pause(); /* and stay */
   if (how == PEER_DIES) kill(getpid(), SIGKILL);
   _exit(0);
@@ -88,7 +88,7 @@ static void close_later(int how) {
 
 static void test_ends_the_process_at_hang_up(void) {
   for (int how = PEER_CLOSES; how <= NODE_CLOSES_IT; how++) {
-    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+    CHECK_EQUAL(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
     vw_slot_clear(shared);
     pid_t peer = 0;
     if (how != NODE_CLOSES_IT) {
@@ -100,18 +100,18 @@ static void test_ends_the_process_at_hang_up(void) {
       }
       close(fds[1]);
     }
-    CHECK_EQ(in_child(stuck_worker, &how), 0);
+    CHECK_EQUAL(in_child(stuck_worker, &how), 0);
     close(fds[0]);
     if (peer == 0) close(fds[1]);
     if (peer) kill(peer, SIGKILL);
-    if (peer) CHECK_EQ(waitpid(peer, NULL, 0), peer);
+    if (peer) CHECK_EQUAL(waitpid(peer, NULL, 0), peer);
   }
 }
 
 static void beat_for_ever(void *argument) {
   (void)argument;
   vw_heartbeat heartbeat = {0};
-  CHECK_EQ(vw_heartbeat_start(&heartbeat, shared, -1, 5), 0);
+  CHECK_EQUAL(vw_heartbeat_start(&heartbeat, shared, -1, 5), 0);
   vw_slot_set_status(shared, VW_BUSY);
   for (;;) pause();
 }
@@ -129,16 +129,16 @@ static void test_a_stopped_process_does_not_beat(void) {
   } while (copy.status != VW_BUSY);
   int status;
   kill(child, SIGSTOP);
-  CHECK_EQ(waitpid(child, &status, WUNTRACED), child);
+  CHECK_EQUAL(waitpid(child, &status, WUNTRACED), child);
   CHECK(WIFSTOPPED(status));
   uint64_t seen = last_beat();
   usleep(60000);
-  CHECK_EQ(last_beat(), seen);
+  CHECK_EQUAL(last_beat(), seen);
   kill(child, SIGCONT);
   for (int i = 0; last_beat() == seen && i < 2000; i++) usleep(1000);
   CHECK(last_beat() > seen);
   kill(child, SIGKILL);
-  CHECK_EQ(waitpid(child, &status, 0), child);
+  CHECK_EQUAL(waitpid(child, &status, 0), child);
 }
 
 /* The line of /proc/self/task/TID/FILE that begins with `key`. */
@@ -156,7 +156,7 @@ static void name_and_signals(void *argument) {
   (void)argument;
   vw_heartbeat heartbeat = {0};
   char line[256];
-  CHECK_EQ(vw_heartbeat_start(&heartbeat, shared, -1, 5), 0);
+  CHECK_EQUAL(vw_heartbeat_start(&heartbeat, shared, -1, 5), 0);
   usleep(50000);
   for (int tid = getpid() + 1; tid < getpid() + 1000; tid++) {
     snprintf(line, sizeof line, "/proc/self/task/%d", tid);
@@ -165,10 +165,10 @@ static void name_and_signals(void *argument) {
     if (strcmp(line, "vw-heartbeat\n")) continue; /* the sanitizer's own thread */
     thread_line(tid, "status", "SigBlk:", line, sizeof line);
     /* Bits of 1 to 31 but KILL and STOP; the C library keeps 32 and 33 for itself. */
-    CHECK_EQ(strtoull(line + 7, NULL, 16) & 0x7fffffff, 0x7fffffff & ~(1u << (SIGKILL - 1) | 1u << (SIGSTOP - 1)));
+    CHECK_EQUAL(strtoull(line + 7, NULL, 16) & 0x7fffffff, 0x7fffffff & ~(1u << (SIGKILL - 1) | 1u << (SIGSTOP - 1)));
     sigset_t mine;
     pthread_sigmask(SIG_SETMASK, NULL, &mine);
-    CHECK_EQ(sigismember(&mine, SIGTERM), 0); /* the caller's mask is as it was */
+    CHECK_EQUAL(sigismember(&mine, SIGTERM), 0); /* the caller's mask is as it was */
     _exit(0);
   }
   CHECK(!"there is a thread named vw-heartbeat");
@@ -178,11 +178,11 @@ int main(void) {
   alarm(60);
   shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   CHECK(shared != MAP_FAILED);
-  test_ends_the_process_at_hang_up(); /* forks first, threads after: the thread sanitizer wants it so */
-  test_a_stopped_process_does_not_beat();
-  CHECK_EQ(in_child(name_and_signals, NULL), 0);
-  test_beats_while_the_main_thread_is_busy();
-  test_start_and_stop();
+  PASS(test_ends_the_process_at_hang_up); /* forks first, threads after: the thread sanitizer wants it so */
+  PASS(test_a_stopped_process_does_not_beat);
+  IN_CHILD(name_and_signals);
+  PASS(test_beats_while_the_main_thread_is_busy);
+  PASS(test_start_and_stop);
   munmap(shared, 4096);
   return 0;
 }

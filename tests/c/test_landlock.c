@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
-#include "check.h"
+#include "child.h"
 #include "landlock.h"
 
 #define READ (VW_LANDLOCK_READ_FILE | VW_LANDLOCK_READ_DIR)
@@ -31,8 +31,8 @@ static int try_open(const char *path, int flags) {
 
 static void restrict_to(const vw_landlock_rule *rules, size_t count, int abi, int expected) {
   size_t failed;
-  CHECK_EQ(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-  CHECK_EQ(vw_landlock_restrict(rules, count, abi, &failed), expected);
+  CHECK_EQUAL(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+  CHECK_EQUAL(vw_landlock_restrict(rules, count, abi, &failed), expected);
   CHECK(failed == SIZE_MAX);
 }
 
@@ -49,18 +49,18 @@ static void folders_and_files(void *argument) {
       {in_root(2, "writable.txt"), VW_LANDLOCK_READ_FILE | WRITE},
   };
   restrict_to(rules, 3, 0, newest());
-  CHECK_EQ(try_open(in_root(3, "open"), O_RDONLY | O_DIRECTORY), 0);
-  CHECK_EQ(try_open(in_root(3, "open/deep/file.txt"), O_RDONLY), 0);
-  CHECK_EQ(try_open(in_root(3, "open/deep/file.txt"), O_WRONLY), EACCES);
-  CHECK_EQ(try_open(in_root(3, "open/new.txt"), O_WRONLY | O_CREAT), EACCES);
-  CHECK_EQ(try_open(in_root(3, "single.txt"), O_RDONLY), 0);
-  CHECK_EQ(try_open(in_root(3, "single.txt"), O_RDWR), EACCES);
-  CHECK_EQ(try_open(in_root(3, "writable.txt"), O_RDWR | O_TRUNC), 0);
-  CHECK_EQ(try_open(in_root(3, "closed.txt"), O_RDONLY), EACCES);
-  CHECK_EQ(try_open(in_root(3, "open/out.txt"), O_RDONLY), EACCES); /* a link to closed.txt */
-  CHECK_EQ(try_open(root, O_RDONLY | O_DIRECTORY), EACCES);
-  CHECK_EQ(try_open("/etc/passwd", O_RDONLY), EACCES);
-  CHECK_EQ(try_open("/proc/self/status", O_RDONLY), EACCES);
+  CHECK_EQUAL(try_open(in_root(3, "open"), O_RDONLY | O_DIRECTORY), 0);
+  CHECK_EQUAL(try_open(in_root(3, "open/deep/file.txt"), O_RDONLY), 0);
+  CHECK_EQUAL(try_open(in_root(3, "open/deep/file.txt"), O_WRONLY), EACCES);
+  CHECK_EQUAL(try_open(in_root(3, "open/new.txt"), O_WRONLY | O_CREAT), EACCES);
+  CHECK_EQUAL(try_open(in_root(3, "single.txt"), O_RDONLY), 0);
+  CHECK_EQUAL(try_open(in_root(3, "single.txt"), O_RDWR), EACCES);
+  CHECK_EQUAL(try_open(in_root(3, "writable.txt"), O_RDWR | O_TRUNC), 0);
+  CHECK_EQUAL(try_open(in_root(3, "closed.txt"), O_RDONLY), EACCES);
+  CHECK_EQUAL(try_open(in_root(3, "open/out.txt"), O_RDONLY), EACCES); /* a link to closed.txt */
+  CHECK_EQUAL(try_open(root, O_RDONLY | O_DIRECTORY), EACCES);
+  CHECK_EQUAL(try_open("/etc/passwd", O_RDONLY), EACCES);
+  CHECK_EQUAL(try_open("/proc/self/status", O_RDONLY), EACCES);
   CHECK(mkdir(in_root(3, "open/folder"), 0700) < 0 && errno == EACCES);
   CHECK(unlink(in_root(3, "open/deep/file.txt")) < 0 && errno == EACCES);
   CHECK(rename(in_root(3, "open/deep/file.txt"), in_root(4, "open/file.txt")) < 0 && errno == EACCES);
@@ -69,19 +69,19 @@ static void folders_and_files(void *argument) {
 static void nothing_at_all(void *argument) {
   (void)argument;
   restrict_to(NULL, 0, 0, newest());
-  CHECK_EQ(try_open(in_root(0, "open/deep/file.txt"), O_RDONLY), EACCES);
-  CHECK_EQ(try_open("/", O_RDONLY | O_DIRECTORY), EACCES);
+  CHECK_EQUAL(try_open(in_root(0, "open/deep/file.txt"), O_RDONLY), EACCES);
+  CHECK_EQUAL(try_open("/", O_RDONLY | O_DIRECTORY), EACCES);
 }
 
 static void tighter_and_tighter(void *argument) {
   (void)argument;
   const vw_landlock_rule wide[] = {{root, READ}}, narrow[] = {{in_root(0, "open"), READ | WRITE}};
   restrict_to(wide, 1, 0, newest());
-  CHECK_EQ(try_open(in_root(1, "closed.txt"), O_RDONLY), 0);
+  CHECK_EQUAL(try_open(in_root(1, "closed.txt"), O_RDONLY), 0);
   restrict_to(narrow, 1, 0, newest());
-  CHECK_EQ(try_open(in_root(1, "closed.txt"), O_RDONLY), EACCES);
-  CHECK_EQ(try_open(in_root(1, "open/deep/file.txt"), O_RDONLY), 0);
-  CHECK_EQ(try_open(in_root(1, "open/deep/file.txt"), O_WRONLY), EACCES); /* what is gone stays gone */
+  CHECK_EQUAL(try_open(in_root(1, "closed.txt"), O_RDONLY), EACCES);
+  CHECK_EQUAL(try_open(in_root(1, "open/deep/file.txt"), O_RDONLY), 0);
+  CHECK_EQUAL(try_open(in_root(1, "open/deep/file.txt"), O_WRONLY), EACCES); /* what is gone stays gone */
 }
 
 /* As an older kernel would: what its ABI does not know stays possible. */
@@ -97,19 +97,19 @@ static void as_abi(void *argument) {
   struct sockaddr_un name = {.sun_family = AF_UNIX};
   int length = snprintf(name.sun_path + 1, sizeof name.sun_path - 1, "vw-landlock-%d", getpid());
   socklen_t size = (socklen_t)(sizeof name.sun_family + 1 + (size_t)length);
-  CHECK_EQ(bind(other, (struct sockaddr *)&name, size), 0);
-  CHECK_EQ(listen(other, 1), 0);
+  CHECK_EQUAL(bind(other, (struct sockaddr *)&name, size), 0);
+  CHECK_EQUAL(listen(other, 1), 0);
   CHECK(tcp >= 0 && local >= 0);
   restrict_to(rules, 2, abi, abi);
 
-  CHECK_EQ(try_open(in_root(1, "closed.txt"), O_WRONLY), EACCES);
-  CHECK_EQ(truncate(in_root(1, "closed.txt"), 6) < 0 ? errno : 0, abi >= 3 ? EACCES : 0);
-  CHECK_EQ(truncate(in_root(1, "writable.txt"), 0), 0);
-  CHECK_EQ(bind(tcp, (struct sockaddr *)&address, sizeof address) < 0 ? errno : 0, abi >= 4 ? EACCES : 0);
-  CHECK_EQ(connect(tcp, (struct sockaddr *)&address, sizeof address) < 0 ? errno : 0,
+  CHECK_EQUAL(try_open(in_root(1, "closed.txt"), O_WRONLY), EACCES);
+  CHECK_EQUAL(truncate(in_root(1, "closed.txt"), 6) < 0 ? errno : 0, abi >= 3 ? EACCES : 0);
+  CHECK_EQUAL(truncate(in_root(1, "writable.txt"), 0), 0);
+  CHECK_EQUAL(bind(tcp, (struct sockaddr *)&address, sizeof address) < 0 ? errno : 0, abi >= 4 ? EACCES : 0);
+  CHECK_EQUAL(connect(tcp, (struct sockaddr *)&address, sizeof address) < 0 ? errno : 0,
            abi >= 4 ? EACCES : ECONNREFUSED);
-  CHECK_EQ(kill(getppid(), 0) < 0 ? errno : 0, abi >= 6 ? EPERM : 0);
-  CHECK_EQ(connect(local, (struct sockaddr *)&name, size) < 0 ? errno : 0, abi >= 6 ? EPERM : 0);
+  CHECK_EQUAL(kill(getppid(), 0) < 0 ? errno : 0, abi >= 6 ? EPERM : 0);
+  CHECK_EQUAL(connect(local, (struct sockaddr *)&name, size) < 0 ? errno : 0, abi >= 6 ? EPERM : 0);
   if (terminal >= 0) close(terminal);
 }
 
@@ -117,8 +117,8 @@ static void faults(void *argument) {
   (void)argument;
   size_t failed;
   const vw_landlock_rule good = {in_root(0, "open"), READ};
-  CHECK_EQ(vw_landlock_restrict(&good, 1, 0, &failed), -EPERM); /* no_new_privs is not set */
-  CHECK_EQ(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+  CHECK_EQUAL(vw_landlock_restrict(&good, 1, 0, &failed), -EPERM); /* no_new_privs is not set */
+  CHECK_EQUAL(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
   const struct {
     vw_landlock_rule rule;
     int rc;
@@ -133,11 +133,11 @@ static void faults(void *argument) {
   };
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     const vw_landlock_rule rules[] = {good, good, bad[i].rule, good};
-    CHECK_EQ(vw_landlock_restrict(rules, 4, 0, &failed), bad[i].rc);
-    CHECK_EQ(failed, 2);
-    CHECK_EQ(try_open(in_root(5, "closed.txt"), O_RDONLY), 0); /* all rules or none */
+    CHECK_EQUAL(vw_landlock_restrict(rules, 4, 0, &failed), bad[i].rc);
+    CHECK_EQUAL(failed, 2);
+    CHECK_EQUAL(try_open(in_root(5, "closed.txt"), O_RDONLY), 0); /* all rules or none */
   }
-  CHECK_EQ(open("/dev/null", O_RDONLY), 3); /* nothing was left open */
+  CHECK_EQUAL(open("/dev/null", O_RDONLY), 3); /* nothing was left open */
 }
 
 static void *sleep_on(void *argument) {
@@ -150,19 +150,19 @@ static void with_threads(void *argument) {
   (void)argument;
   pthread_t thread;
   size_t failed;
-  CHECK_EQ(pthread_create(&thread, NULL, sleep_on, NULL), 0);
-  CHECK_EQ(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-  CHECK_EQ(vw_landlock_restrict(NULL, 0, 0, &failed), -EBUSY);
+  CHECK_EQUAL(pthread_create(&thread, NULL, sleep_on, NULL), 0);
+  CHECK_EQUAL(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+  CHECK_EQUAL(vw_landlock_restrict(NULL, 0, 0, &failed), -EBUSY);
 }
 
 static void test_rights(void) {
-  CHECK_EQ(vw_landlock_rights(0), 0);
-  CHECK_EQ(vw_landlock_rights(1), 0x1fff);
-  CHECK_EQ(vw_landlock_rights(2), 0x3fff);
-  CHECK_EQ(vw_landlock_rights(3), 0x7fff);
-  CHECK_EQ(vw_landlock_rights(4), 0x7fff);
-  CHECK_EQ(vw_landlock_rights(5), 0xffff);
-  CHECK_EQ(vw_landlock_rights(99), 0xffff);
+  CHECK_EQUAL(vw_landlock_rights(0), 0);
+  CHECK_EQUAL(vw_landlock_rights(1), 0x1fff);
+  CHECK_EQUAL(vw_landlock_rights(2), 0x3fff);
+  CHECK_EQUAL(vw_landlock_rights(3), 0x7fff);
+  CHECK_EQUAL(vw_landlock_rights(4), 0x7fff);
+  CHECK_EQUAL(vw_landlock_rights(5), 0xffff);
+  CHECK_EQUAL(vw_landlock_rights(99), 0xffff);
 }
 
 static void put_file(const char *path) {
@@ -179,24 +179,24 @@ int main(void) {
     return 77; /* skipped */
   }
   CHECK(mkdtemp(root));
-  CHECK_EQ(mkdir(in_root(0, "open"), 0700), 0);
-  CHECK_EQ(mkdir(in_root(0, "open/deep"), 0700), 0);
+  CHECK_EQUAL(mkdir(in_root(0, "open"), 0700), 0);
+  CHECK_EQUAL(mkdir(in_root(0, "open/deep"), 0700), 0);
   put_file(in_root(0, "open/deep/file.txt"));
   put_file(in_root(0, "single.txt"));
   put_file(in_root(0, "writable.txt"));
   put_file(in_root(0, "closed.txt"));
-  CHECK_EQ(symlink("../closed.txt", in_root(0, "open/out.txt")), 0);
+  CHECK_EQUAL(symlink("../closed.txt", in_root(0, "open/out.txt")), 0);
 
-  CHECK_EQ(in_child(folders_and_files, NULL), 0);
-  CHECK_EQ(in_child(nothing_at_all, NULL), 0);
-  CHECK_EQ(in_child(tighter_and_tighter, NULL), 0);
-  for (int abi = 1; abi <= newest(); abi++) CHECK_EQ(in_child(as_abi, &abi), 0);
-  CHECK_EQ(in_child(faults, NULL), 0);
-  CHECK_EQ(in_child(with_threads, NULL), 0);
+  IN_CHILD(folders_and_files);
+  IN_CHILD(nothing_at_all);
+  IN_CHILD(tighter_and_tighter);
+  for (int abi = 1; abi <= newest(); abi++) CHECK_EQUAL(in_child(as_abi, &abi), 0);
+  IN_CHILD(faults);
+  IN_CHILD(with_threads);
 
   const char *const names[] = {"open/out.txt", "open/deep/file.txt", "open/deep", "open", "single.txt", "writable.txt",
                                "closed.txt"};
-  for (size_t i = 0; i < sizeof names / sizeof *names; i++) CHECK_EQ(remove(in_root(0, names[i])), 0);
-  CHECK_EQ(rmdir(root), 0);
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) CHECK_EQUAL(remove(in_root(0, names[i])), 0);
+  CHECK_EQUAL(rmdir(root), 0);
   return 0;
 }

@@ -3,7 +3,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 
-#include "check.h"
+#include "child.h"
 #include "clock.h"
 #include "slot.h"
 
@@ -14,40 +14,40 @@ static void test_life_of_a_slot(void) {
   uint64_t before = vw_monotonic_ns();
   vw_slot_register(&slot, 4711);
   vw_slot_snapshot(&slot, &copy);
-  CHECK_EQ(copy.pid, 4711);
-  CHECK_EQ(copy.status, VW_STARTING);
+  CHECK_EQUAL(copy.pid, 4711);
+  CHECK_EQUAL(copy.status, VW_STARTING);
   CHECK(copy.heartbeat >= before && copy.heartbeat <= vw_monotonic_ns());
-  CHECK_EQ(copy.job_id | copy.activity | copy.step | copy.total, 0);
-  CHECK_EQ(copy.fault_address | copy.fault_signal | copy.fault_time, 0);
+  CHECK_EQUAL(copy.job_id | copy.activity | copy.step | copy.total, 0);
+  CHECK_EQUAL(copy.fault_address | copy.fault_signal | copy.fault_time, 0);
 
   vw_slot_begin(&slot, UINT64_MAX);
   vw_slot_progress(&slot, 3, 20);
   vw_slot_snapshot(&slot, &copy);
-  CHECK_EQ(copy.status, VW_BUSY);
+  CHECK_EQUAL(copy.status, VW_BUSY);
   CHECK(copy.job_id == UINT64_MAX);
-  CHECK_EQ(copy.activity, 2);
-  CHECK_EQ(copy.step, 3);
-  CHECK_EQ(copy.total, 20);
+  CHECK_EQUAL(copy.activity, 2);
+  CHECK_EQUAL(copy.step, 3);
+  CHECK_EQUAL(copy.total, 20);
 
   vw_slot_end(&slot);
   vw_slot_snapshot(&slot, &copy);
-  CHECK_EQ(copy.status, VW_IDLE);
+  CHECK_EQUAL(copy.status, VW_IDLE);
   CHECK(copy.job_id == UINT64_MAX);
   vw_slot_begin(&slot, 1);
   vw_slot_snapshot(&slot, &copy);
-  CHECK_EQ(copy.step | copy.total, 0);
-  CHECK_EQ(copy.activity, 3);
+  CHECK_EQUAL(copy.step | copy.total, 0);
+  CHECK_EQUAL(copy.activity, 3);
 
   vw_slot_fault(&slot, 0, SIGBUS); /* offset 0 is a place as well */
   vw_slot_snapshot(&slot, &copy);
-  CHECK_EQ(copy.fault_address, 1);
-  CHECK_EQ(copy.fault_signal, SIGBUS);
+  CHECK_EQUAL(copy.fault_address, 1);
+  CHECK_EQUAL(copy.fault_signal, SIGBUS);
   CHECK(copy.fault_time >= before);
 
   vw_slot_clear(&slot);
   vw_slot_snapshot(&slot, &copy);
   static const vw_slot_copy nothing;
-  CHECK_EQ(memcmp(&copy, &nothing, sizeof copy), 0);
+  CHECK_EQUAL(memcmp(&copy, &nothing, sizeof copy), 0);
 }
 
 static void test_slots_do_not_overlap(void) {
@@ -58,9 +58,9 @@ static void test_slots_do_not_overlap(void) {
   for (uint32_t i = 0; i < VW_SLOT_COUNT; i++) {
     vw_slot_copy copy;
     vw_slot_snapshot(vw_slot_at(arena, i), &copy);
-    CHECK_EQ(copy.pid, i % 2 ? i + 1 : 0);
+    CHECK_EQUAL(copy.pid, i % 2 ? i + 1 : 0);
   }
-  CHECK_EQ(memcmp(arena, "headerheader", 12), 0);
+  CHECK_EQUAL(memcmp(arena, "headerheader", 12), 0);
   free(arena);
 }
 
@@ -114,7 +114,7 @@ static void test_threads_hammering(void) {
   memset(&slot, 0, sizeof slot);
   vw_slot_register(&slot, 1);
   atomic_store(&done, 0);
-  for (int i = 0; i < 4; i++) CHECK_EQ(pthread_create(&threads[i], NULL, bodies[i], &slot), 0);
+  for (int i = 0; i < 4; i++) CHECK_EQUAL(pthread_create(&threads[i], NULL, bodies[i], &slot), 0);
   for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
 }
 
@@ -130,10 +130,10 @@ static void test_processes_hammering(void) {
     watch_until(slot, JOBS);
     _exit(0);
   }
-  CHECK_EQ(in_child(work_in_child, slot), 0);
+  CHECK_EQUAL(in_child(work_in_child, slot), 0);
   int status = -1;
-  CHECK_EQ(waitpid(watcher, &status, 0), watcher);
-  CHECK_EQ(status, 0);
+  CHECK_EQUAL(waitpid(watcher, &status, 0), watcher);
+  CHECK_EQUAL(status, 0);
   munmap(slot, 4096);
 }
 
@@ -148,26 +148,26 @@ static void test_a_fault_address_comes_last(void) {
   vw_slot_copy copy;
   pthread_t thread;
   memset(&slot, 0, sizeof slot);
-  CHECK_EQ(pthread_create(&thread, NULL, fault_again_and_again, &slot), 0);
+  CHECK_EQUAL(pthread_create(&thread, NULL, fault_again_and_again, &slot), 0);
   uint64_t seen_time = 0;
   do {
     vw_slot_snapshot(&slot, &copy);
     if (copy.fault_address == 0) continue;
-    CHECK_EQ((copy.fault_address - 1) % 3, 0);
+    CHECK_EQUAL((copy.fault_address - 1) % 3, 0);
     CHECK(copy.fault_signal >= 1 && copy.fault_signal <= 31);
     CHECK(copy.fault_time >= seen_time && copy.fault_time > 0);
     seen_time = copy.fault_time;
   } while (copy.fault_address != 3 * (JOBS - 1) + 1);
-  CHECK_EQ(copy.fault_signal, (JOBS - 1) % 31 + 1);
+  CHECK_EQUAL(copy.fault_signal, (JOBS - 1) % 31 + 1);
   pthread_join(thread, NULL);
 }
 
 int main(void) {
   alarm(60);
-  test_life_of_a_slot();
-  test_slots_do_not_overlap();
-  test_processes_hammering(); /* before there are threads: the thread sanitizer wants it so */
-  test_threads_hammering();
-  test_a_fault_address_comes_last();
+  PASS(test_life_of_a_slot);
+  PASS(test_slots_do_not_overlap);
+  PASS(test_processes_hammering); /* before there are threads: the thread sanitizer wants it so */
+  PASS(test_threads_hammering);
+  PASS(test_a_fault_address_comes_last);
   return 0;
 }

@@ -1,7 +1,7 @@
 """Runs an action in a child process under the real locks, and tells how it ended.
 
-The child does what a worker does, in a worker's order: isolate, Landlock, bootstrap filter, execute filter. The
-parent judges by effect: what the action returned, the errno it met, or the signal that ended it.
+The child does what a worker does, in a worker's order: isolate, Landlock, bootstrap filter, execute filter.
+The parent judges by effect: what the action returned, the errno it met, or the signal that ended it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ libc.syscall.restype = ctypes.c_long
 
 
 class Outcome(NamedTuple):
-    """How the child ended: ``returned`` a value, ``raised`` an errno, ``killed`` by a signal, or ``exited`` early."""
+    """How the child ended: ``returned`` a value, ``raised`` an errno, ``killed`` by a signal, ``exited``."""
 
     how: str
     value: Any = None
@@ -90,7 +90,8 @@ def run(
         for name in stages:
             program(name)  # in the parent, so that each is compiled once
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside other tests' threads: the child uses none
+        # A fork beside other tests' threads: the child uses none of them.
+        warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
         _child(action, stages, readable, keep, send)
@@ -102,7 +103,11 @@ def run(
 
 
 def _child(
-    action: Callable[[], Any], stages: Iterable[str] | None, readable: Iterable[str], keep: Iterable[int], send: int
+    action: Callable[[], Any],
+    stages: Iterable[str] | None,
+    readable: Iterable[str],
+    keep: Iterable[int],
+    send: int,
 ) -> None:
     status = 70
     try:

@@ -1,4 +1,4 @@
-"""What the sandbox must not stop: a whole worker's day under Landlock and both filters, in a program of its own."""
+"""What the sandbox must not stop: a worker's day under Landlock and both filters, in a program of its own."""
 
 from __future__ import annotations
 

@@ -11,10 +11,12 @@ cdef extern from "layout.h" nogil:
 
     vw_slot *vw_slot_at(void *arena, uint32_t index)
     enum: VW_SLOT_COUNT
+    const uint64_t VW_DATA_ALIGN
 
 
 cdef extern from "arena.h" nogil:
     ctypedef struct vw_arena:
+        uint64_t holders            # this object, and each tensor over the mappings
         char *base
         uint64_t size
         char *head                  # header and slots, read-write in every process
@@ -29,8 +31,8 @@ cdef extern from "arena.h" nogil:
 
 
 cdef class Arena:
-    cdef vw_arena c
-    cdef Py_ssize_t _views          # capsules, tensors and buffers over the mappings
+    cdef vw_arena *c
+    cdef Py_ssize_t _views          # what else needs the mappings: buffers, heartbeat, fault handler
 
     cdef char *at(self, uint64_t offset, uint64_t nbytes, c_bool *writable) except NULL
     cdef int require_open(self) except -1

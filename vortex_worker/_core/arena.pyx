@@ -1,15 +1,24 @@
 """The arena's mapping, and zero-copy views of it: DLPack capsules and buffers."""
 
 cimport cython
-from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer, PyBUF_SIMPLE
+from cpython.buffer cimport (
+    PyBUF_SIMPLE,
+    PyBuffer_FillInfo,
+    PyBuffer_IsContiguous,
+    PyBuffer_Release,
+    PyObject_GetBuffer,
+)
+from cpython.memoryview cimport PyMemoryView_FromObject, PyMemoryView_GET_BUFFER
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New
-from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.errno cimport EEXIST, EINVAL
-from libc.stdint cimport UINT64_MAX, uint64_t
+from cpython.ref cimport PyObject, Py_XDECREF, Py_XINCREF
+from libc.errno cimport EINVAL
+from libc.stdint cimport INT64_MAX, UINT64_MAX, uint64_t
 from libc.string cimport memcpy
 
 from vortex_worker._core._check cimport check
 from vortex_worker._core.handle cimport TensorHandle, vw_handle
+
+import os
 
 from vortex_worker.errors import ConfigError, InvalidHandle
 
@@ -22,12 +31,17 @@ cdef extern from "arena.h" nogil:
     enum vw_refusal:
         VW_ACCEPTED
         VW_BAD_FILE
+        VW_OTHER_FILE
+        VW_NOT_READONLY
         VW_TOO_SMALL
         VW_BAD_MAGIC
         VW_BAD_VERSION
         VW_BAD_DATA
         VW_REFUSED_MAP
 
+    vw_arena *vw_arena_new()
+    void vw_arena_hold(vw_arena *arena)
+    void vw_arena_drop(vw_arena *arena)
     int vw_arena_create(vw_arena *arena, uint64_t size, const char *name)
     int vw_arena_attach(vw_arena *arena, int fd, int readonly_fd, uint64_t size, vw_refusal *refusal)
     int vw_arena_lease(vw_arena *arena, uint64_t offset, uint64_t size)
@@ -41,12 +55,10 @@ cdef extern from "arena.h" nogil:
 
 cdef extern from "dlpack.h" nogil:
     ctypedef struct vw_dl_managed:
-        void *context
-        void (*deleter)(vw_dl_managed *) noexcept nogil
+        void *arena
+        void *owner
 
-    vw_dl_managed *vw_dl_new(
-        const vw_handle *handle, void *data, void *context, void (*deleter)(vw_dl_managed *) noexcept nogil
-    )
+    vw_dl_managed *vw_dl_new(const vw_handle *handle, void *data, void (*deleter)(vw_dl_managed *) noexcept nogil)
     void vw_dl_free(vw_dl_managed *managed)
 
 
@@ -56,10 +68,12 @@ cdef enum:
 
 _REFUSALS = {
     VW_BAD_FILE: "is not shared memory",
+    VW_OTHER_FILE: "is another file behind the read-only descriptor than behind the read-write one",
+    VW_NOT_READONLY: "has a second descriptor that is not read-only, so that inputs could be written to",
     VW_TOO_SMALL: "is smaller than VORTEX_SHM_SIZE says, or than a header and 256 slots",
     VW_BAD_MAGIC: "does not begin with the magic number of an arena",
     VW_BAD_VERSION: "has a layout version other than 1",
-    VW_BAD_DATA: "has a data area that does not lie in it",
+    VW_BAD_DATA: "has a data area that does not lie in it, or not clear of the slots' pages",
     VW_REFUSED_MAP: "can't be mapped",
 }
 
@@ -72,40 +86,53 @@ cdef class Arena:
     """
 
     def __cinit__(self):
-        self.c.fd = -1
-        self.c.readonly_fd = -1
+        self.c = vw_arena_new()
+        if self.c == NULL:
+            raise MemoryError()
 
     def __dealloc__(self):
-        vw_arena_close(&self.c)
+        if self.c != NULL:
+            vw_arena_drop(self.c)
 
     @staticmethod
     def create(uint64_t size, name=None):
         """Supervisor: a new arena of ``size`` bytes, a multiple of 2 MiB; pages come at first touch.
 
         Args:
-            name: of a new POSIX shared memory object; None for a memfd, sealed against
-                shrinking, growing and further seals.
+            name: of a new POSIX shared memory object, which the caller unlinks; None for a memfd,
+                sealed against shrinking, growing and further seals.
 
         Raises:
+            ValueError: the size is no multiple of 2 MiB, or leaves no room for data.
             OSError: it can't be had (FileExistsError: the name is taken).
         """
         cdef Arena arena = Arena.__new__(Arena)
-        cdef bytes encoded = name.encode() if name is not None else None
-        check(vw_arena_create(&arena.c, size, <const char *>encoded if encoded is not None else NULL))
+        cdef bytes encoded = os.fsencode(name) if name is not None else None
+        cdef const char *c_name = NULL
+        if encoded is not None:
+            if b"\0" in encoded:
+                raise ValueError(f"name is {name!r}: it takes no null bytes")
+            c_name = encoded
+        if size % VW_DATA_ALIGN or size <= VW_DATA_ALIGN or size > INT64_MAX:
+            raise ValueError(
+                f"size is {size}: it takes a multiple of {VW_DATA_ALIGN} bytes, at least {2 * VW_DATA_ALIGN}"
+            )
+        check(vw_arena_create(arena.c, size, c_name))
         return arena
 
     @staticmethod
     def attach(int fd, int readonly_fd, uint64_t size=0):
         """Worker: map an arena, all of it read-only, header and slots read-write too.
 
-        Takes over both descriptors. ``size`` 0: as large as the file is.
+        Takes over both descriptors, the second of which must be read-only: the kernel then never
+        makes its mapping writable. ``size`` 0: as large as the file is.
 
         Raises:
             ConfigError: it is no arena; the message says why.
         """
         cdef Arena arena = Arena.__new__(Arena)
         cdef vw_refusal refusal
-        if vw_arena_attach(&arena.c, fd, readonly_fd, size, &refusal):
+        if vw_arena_attach(arena.c, fd, readonly_fd, size, &refusal):
             raise ConfigError(f"the shared memory {_REFUSALS[refusal]}")
         return arena
 
@@ -116,7 +143,7 @@ cdef class Arena:
             ConfigError: not page-aligned, not inside the data area, or a second one.
         """
         self.require_open()
-        cdef int rc = vw_arena_lease(&self.c, offset, size)
+        cdef int rc = vw_arena_lease(self.c, offset, size)
         if rc == -EINVAL:
             raise ConfigError(
                 f"the lease, {size} bytes at {offset}, must be made of whole pages inside the data area, "
@@ -126,7 +153,7 @@ cdef class Arena:
 
     def seal_descriptors(self):
         """Close the descriptors: what is mapped now is all that ever will be."""
-        vw_arena_close_descriptors(&self.c)
+        vw_arena_close_descriptors(self.c)
 
     def close(self):
         """Unmap and close. Idempotent.
@@ -134,9 +161,9 @@ cdef class Arena:
         Raises:
             BufferError: views are alive.
         """
-        if self._views:
-            raise BufferError(f"the arena has {self._views} live views: drop them first")
-        vw_arena_close(&self.c)
+        if self.views:
+            raise BufferError(f"the arena has {self.views} live views: drop them first")
+        vw_arena_close(self.c)
 
     @property
     def closed(self):
@@ -170,8 +197,8 @@ cdef class Arena:
 
     @property
     def views(self):
-        """Count of live views."""
-        return self._views
+        """Count of live views: capsules, tensors, buffers, and what runs on the mappings by itself."""
+        return self._views + <Py_ssize_t>self.c.holders - 1
 
     @property
     def address(self):
@@ -192,7 +219,7 @@ cdef class Arena:
 
     cdef char *at(self, uint64_t offset, uint64_t nbytes, c_bool *writable) except NULL:
         self.require_open()
-        cdef char *found = vw_arena_at(&self.c, offset, nbytes, writable)
+        cdef char *found = vw_arena_at(self.c, offset, nbytes, writable)
         if found == NULL:
             raise InvalidHandle(f"{nbytes} bytes at offset {offset} are outside the arena of {self.c.size} bytes")
         return found
@@ -200,7 +227,8 @@ cdef class Arena:
     def capsule(self, TensorHandle handle not None, owner=None):
         """A DLPack capsule over the tensor: what torch adopts without a copy.
 
-        Keeps the arena and ``owner`` alive until the tensor, and every view of it, is gone.
+        The mapping and ``owner`` stay until the tensor, and every view of it, is gone. Without an
+        owner, the end of the tensor needs no GIL.
 
         Raises:
             InvalidHandle: the handle is malformed, outside the data area, or not RAW.
@@ -210,19 +238,7 @@ cdef class Arena:
         if handle.c.encoding:
             raise InvalidHandle("an Arrow IPC handle is a stream, not a tensor: read it through ArrowBridge")
         cdef char *data = self.at(handle.c.offset, handle.c.nbytes, &writable)
-        cdef _View view = _View.__new__(_View)
-        view.owner = owner
-        cdef vw_dl_managed *managed = vw_dl_new(&handle.c, data, <void *>view, _delete)
-        if managed == NULL:
-            raise MemoryError()
-        view.arena = self
-        self._views += 1
-        Py_INCREF(view)  # the managed tensor's; given up by _delete
-        try:
-            return PyCapsule_New(managed, "dltensor", _abandon)
-        except BaseException:
-            _delete(managed)
-            raise
+        return _encapsulate(handle, data, self.c, owner)
 
     def buffer(self, uint64_t offset, uint64_t nbytes, owner=None):
         """An object with the buffer protocol over ``nbytes`` at ``offset``; read-only where the memory is."""
@@ -260,40 +276,35 @@ cdef class Arena:
         if not writable:
             raise InvalidHandle(f"{nbytes} bytes at offset {offset} are not in this worker's lease: read-only")
         if nbytes > COPY_NOGIL:
-            self._views += 1  # nobody unmaps it meanwhile
+            vw_arena_hold(self.c)  # nobody closes it meanwhile
             with nogil:
                 memcpy(target, <const void *><size_t>address, nbytes)
-            self._views -= 1
+            vw_arena_drop(self.c)
         else:
             memcpy(target, <const void *><size_t>address, nbytes)
 
     def locate(self, uint64_t address, uint64_t nbytes):
         """Arena offset of this process's memory at ``address``, or -1 if it isn't the arena's."""
-        cdef uint64_t offset = vw_arena_locate(&self.c, <const void *><size_t>address, nbytes)
+        cdef uint64_t offset = vw_arena_locate(self.c, <const void *><size_t>address, nbytes)
         return -1 if offset == UINT64_MAX else offset
 
     def prefault(self, uint64_t offset, uint64_t nbytes):
         """Take the pages of this range now, huge ones where the kernel offers them."""
         self.require_open()
         cdef int rc
+        vw_arena_hold(self.c)
         with nogil:
-            rc = vw_arena_prefault(&self.c, offset, nbytes)
+            rc = vw_arena_prefault(self.c, offset, nbytes)
+        vw_arena_drop(self.c)
         check(rc)
 
     def discard(self, uint64_t offset, uint64_t nbytes):
         """Supervisor: give the pages of this range, whole pages of data, back to the system."""
         self.require_open()
-        check(vw_arena_discard(&self.c, offset, nbytes))
+        check(vw_arena_discard(self.c, offset, nbytes))
 
 
-@cython.no_gc
-@cython.freelist(256)
-cdef class _View:
-    # What a DLPack tensor keeps alive. `arena` is set last: who sees it must count the view down.
-    cdef Arena arena
-    cdef object owner
-
-
+@cython.no_gc_clear  # the end must still see the arena
 cdef class ArenaBuffer:
     """Bytes of the arena, through the buffer protocol."""
 
@@ -314,15 +325,56 @@ cdef class ArenaBuffer:
         return self.nbytes
 
 
+def capsule_over(source, TensorHandle handle not None):
+    """A DLPack capsule over any contiguous buffer, read-only ones too, which it keeps exported.
+
+    ``handle`` counts from the buffer's first byte, which may be aligned to the dtype only. Nobody
+    may write to the tensor of a read-only buffer: torch doesn't know of such.
+
+    Raises:
+        InvalidHandle: the handle is malformed, reaches outside the buffer, or is not RAW.
+        BufferError: the source is not contiguous.
+    """
+    cdef object view = PyMemoryView_FromObject(source)
+    cdef Py_buffer *buffer = PyMemoryView_GET_BUFFER(view)
+    if not PyBuffer_IsContiguous(buffer, b"C"):
+        raise BufferError("the buffer is not contiguous")
+    handle.require(0, <uint64_t>buffer.len)
+    if handle.c.encoding:
+        raise InvalidHandle("an Arrow IPC handle is a stream, not a tensor: read it through ArrowBridge")
+    return _encapsulate(handle, <char *>buffer.buf + handle.c.offset, NULL, view)
+
+
+cdef object _encapsulate(TensorHandle handle, char *data, vw_arena *arena, owner):
+    cdef vw_dl_managed *managed = vw_dl_new(&handle.c, data, _delete)
+    if managed == NULL:
+        raise MemoryError()
+    managed.arena = arena
+    managed.owner = <void *>owner if owner is not None else NULL
+    if arena != NULL:
+        vw_arena_hold(arena)
+    Py_XINCREF(<PyObject *>managed.owner)
+    try:
+        return PyCapsule_New(managed, "dltensor", _abandon)
+    except BaseException:
+        _delete(managed)
+        raise
+
+
 # Called by whoever adopted the tensor, in any thread, with or without the GIL.
 cdef void _delete(vw_dl_managed *managed) noexcept nogil:
-    if not Py_IsInitialized():
-        return  # a static tensor outlived Python: its memory goes with the process
-    with gil:
-        view = <_View>managed.context
-        view.arena._views -= 1
-        Py_DECREF(view)
-        vw_dl_free(managed)
+    if managed.owner != NULL:
+        if not Py_IsInitialized():
+            return  # a static tensor outlived Python: its memory goes with the process
+        _give_up(<PyObject *>managed.owner)
+    if managed.arena != NULL:
+        vw_arena_drop(<vw_arena *>managed.arena)
+    vw_dl_free(managed)
+
+
+# A function of its own: one taking of the GIL, not one more for its locals.
+cdef void _give_up(PyObject *owner) noexcept with gil:
+    Py_XDECREF(owner)
 
 
 # Called at the end of a capsule that nobody adopted: an adopted one has another name by then.

@@ -1,5 +1,7 @@
 """Tensor handles: where a tensor lies in the arena, in what dtype and shape."""
 
+from cpython.number cimport PyNumber_Index
+
 from vortex_worker.errors import InvalidHandle
 
 MAX_NDIM = VW_MAX_NDIM
@@ -33,7 +35,7 @@ cdef class TensorHandle:
     It says what somebody claims: ``check`` it before use. Immutable and hashable.
 
     Raises:
-        InvalidHandle: a number that doesn't fit its field, or too many dimensions.
+        InvalidHandle: no whole number, or one that doesn't fit its field, or too many dimensions.
     """
 
     def __cinit__(self, offset, nbytes, dtype, shape=(), strides=None, encoding=RAW):
@@ -43,21 +45,19 @@ cdef class TensorHandle:
         if strides is not None and len(strides) != ndim:
             raise InvalidHandle(f"strides are {len(strides)} for {ndim} dimensions: they must be as many")
         try:
-            self.c.offset = offset
-            self.c.nbytes = nbytes
-            self.c.dtype = dtype
-            self.c.encoding = encoding
+            # PyNumber_Index: a float would else be cut off to a whole number.
+            self.c.offset = PyNumber_Index(offset)
+            self.c.nbytes = PyNumber_Index(nbytes)
+            self.c.dtype = PyNumber_Index(dtype)
+            self.c.encoding = PyNumber_Index(encoding)
             self.c.ndim = <uint32_t>ndim
             self.c.strided = strides is not None
             for i in range(ndim):
-                self.c.shape[i] = shape[i]
+                self.c.shape[i] = PyNumber_Index(shape[i])
                 if strides is not None:
-                    self.c.strides[i] = strides[i]
-        except (OverflowError, TypeError) as error:
-            raise InvalidHandle(
-                f"handle (offset {offset!r:.40}, nbytes {nbytes!r:.40}, dtype {dtype!r:.40}, "
-                f"shape {shape!r:.80}, strides {strides!r:.80}) has a number that does not fit: {error}"
-            ) from None
+                    self.c.strides[i] = PyNumber_Index(strides[i])
+        except (OverflowError, TypeError):
+            raise InvalidHandle(_misfit(offset, nbytes, dtype, encoding, shape, strides)) from None
 
     @property
     def offset(self):
@@ -109,6 +109,17 @@ cdef class TensorHandle:
         name = DTYPE_NAMES.get(self.dtype, f"dtype {self.dtype}")
         strides = f" strides {self.strides}" if self.c.strided else ""
         return f"<TensorHandle {name}{list(self.shape)}{strides} at {self.offset}, {self.nbytes} bytes>"
+
+
+def _misfit(offset, nbytes, dtype, encoding, shape, strides):
+    # Which number doesn't fit its field. Slow, and only ever run to say so.
+    fields = [("offset", offset, 0, 64), ("nbytes", nbytes, 0, 64), ("dtype", dtype, 0, 32), ("encoding", encoding, 0, 32)]
+    fields += [(f"shape[{i}]", size, -(1 << 63), 63) for i, size in enumerate(shape)]
+    fields += [(f"strides[{i}]", stride, -(1 << 63), 63) for i, stride in enumerate(strides or ())]
+    for name, value, least, bits in fields:
+        if not hasattr(type(value), "__index__") or not least <= value < 1 << bits:
+            return f"{name} is {value!r:.60}: it takes a whole number, {max(least, 0)} to 2**{bits} - 1"
+    return "a number changed while it was read"
 
 
 cdef str _explain(TensorHandle handle, vw_verdict verdict, uint64_t offset, uint64_t size):

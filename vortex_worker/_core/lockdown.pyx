@@ -225,7 +225,7 @@ def install_fault_handler(Slot slot not None, regions=None):
             the slot's arena as they are now, so after ``Arena.lease``.
     """
     cdef vw_fault_region table[VW_FAULT_REGIONS]
-    cdef vw_arena *arena = &slot.arena.c
+    cdef vw_arena *arena = slot.arena.c
     cdef size_t count = 0
     slot.at()
     if regions is None:

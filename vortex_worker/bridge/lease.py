@@ -73,13 +73,14 @@ class LeaseTensors:
         self._fresh[block.offset] = block
         return tensor
 
-    def save(self, tensor: torch.Tensor) -> TensorHandle:
-        """An output's handle. No copy if it is from ``empty``, or a view of an input; else one.
+    def save(self, value: Any) -> TensorHandle:
+        """The handle of an output, tensor or array. No copy if it is from ``empty``, or a view of an input.
 
         Raises:
             OutOfArena: the lease has no room.
             TypeError: a kind of tensor that can't travel.
         """
+        tensor = torch.as_tensor(value)
         bridge.require_plain(tensor)
         handle = bridge.locate(self._arena, tensor)
         if handle is not None:

@@ -51,13 +51,16 @@ def choose(name: str = "auto") -> Device:
         if device.type == kind and (not colon or index == str(device.index)):
             return device
     there = ", ".join(f"{d.type}:{d.index}" if d.type != "cpu" else "cpu" for d in devices)
-    raise ConfigError(f"device is {name!r}, which is not here: there are auto, {there}")
+    raise ConfigError(f"device is {name[:80]!r}, which is not here: there are auto, {there}")
 
 
 def warm_up(device: Device, threads: int = 0) -> None:
     """Start everything that a first job would otherwise pay for: thread pool, kernels, contexts.
 
     Must run before lockdown: threads can't be created, nor code be mapped, as freely after it.
+
+    Args:
+        threads: of one operation; 0 leaves torch its own choice.
     """
     from vortex_worker.device import cpu, cuda
 
@@ -77,9 +80,9 @@ def empty_cache() -> None:
 
 def is_oom(error: BaseException) -> bool:
     """Whether ``error`` says that memory ran out, on any device."""
-    from vortex_worker.device import cpu, cuda
+    from vortex_worker.device import cpu, cuda, metal
 
-    return cpu.is_oom(error) or cuda.is_oom(error)
+    return cpu.is_oom(error) or cuda.is_oom(error) or metal.is_oom(error)
 
 
 def is_device_error(error: BaseException) -> bool:
@@ -94,3 +97,11 @@ def is_sticky(error: BaseException) -> bool:
     from vortex_worker.device import cuda
 
     return cuda.is_sticky(error)
+
+
+def message_of(error: BaseException) -> str:
+    """``str(error)``; empty where that itself fails, as a node's own exception may."""
+    try:
+        return str(error)
+    except BaseException:
+        return ""

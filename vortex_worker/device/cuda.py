@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import sys
 
-from vortex_worker.device import Device
+from vortex_worker.device import Device, message_of
+
+#: Errors after which every call on the context fails, as the CUDA documentation has them.
+_STICKY = (
+    "illegal memory access",
+    "device-side assert",
+    "unspecified launch failure",
+    "misaligned address",
+    "illegal instruction",
+    "illegal address space",
+    "invalid program counter",
+    "hardware stack error",
+    "launch timed out",
+    "uncorrectable ECC",
+    "uncorrectable NVLink",
+)
 
 
 def devices() -> list[Device]:
@@ -24,36 +39,41 @@ def warm_up(device: Device) -> None:
     """Make the context and run the first kernels."""
     import torch
 
-    square = torch.ones(128, 128, device=device.torch_device)
-    _ = square @ square
+    with torch.inference_mode():
+        square = torch.ones(128, 128, device=device.torch_device)
+        _ = square @ square
     torch.cuda.synchronize(device.torch_device)
 
 
 def empty_cache() -> None:
+    """Give the caching allocator's unused memory back."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 
 
 def is_oom(error: BaseException) -> bool:
+    """The caching allocator's error; the driver's own; cuBLAS and cuDNN short of their workspace."""
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        sign in message_of(error)
+        for sign in ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+    )
 
 
 def is_device_error(error: BaseException) -> bool:
-    """torch raises AcceleratorError since 2.8, and RuntimeErrors that begin so before."""
+    """torch raises AcceleratorError since 2.8, and before it RuntimeErrors whose message begins so."""
     torch = sys.modules.get("torch")
     kind = getattr(torch, "AcceleratorError", None)
     if kind is not None and isinstance(error, kind):
         return True
-    return isinstance(error, RuntimeError) and str(error).startswith(("CUDA error", "CUDA driver error"))
+    return isinstance(error, RuntimeError) and message_of(error).startswith(
+        ("CUDA error", "CUDA driver error", "cuDNN error")
+    )
 
 
 def is_sticky(error: BaseException) -> bool:
-    """Errors after which every call on the context fails, as the CUDA documentation lists them."""
-    text = str(error)
-    return any(
-        sign in text
-        for sign in ("illegal memory access", "device-side assert", "unspecified launch failure", "misaligned address",
-                     "illegal instruction", "launch timed out", "uncorrectable ECC")
-    )  # fmt: skip
+    """Whether the context is lost with it."""
+    return any(sign in message_of(error) for sign in _STICKY)

@@ -9,17 +9,16 @@ import gc
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 from vortex_worker import device
-from vortex_worker.errors import CUDAError, ExecutionError, JobError, OOMSoft, ValidationError
+from vortex_worker.errors import ExecutionError, OOMSoft, ValidationError
 from vortex_worker.executor.base import AbstractExecutor
 from vortex_worker.executor.context import JobContext
+from vortex_worker.executor.failure import as_job_error, message_of, unwrap
 from vortex_worker.executor.ports import OpSpec
 from vortex_worker.executor.validation import check_outputs, is_tensor, prepare
 
-_TRACEBACK_LIMIT = 12_000  # characters, the last of them: where the error is
 Saved = TypeVar("Saved")
 
 
@@ -54,8 +53,8 @@ def run(
     import torch
 
     inputs, params = prepare(spec, inputs, params)
-    _ask_node(executor, spec, inputs, params)
     executor.context = context
+    _ask_node(executor, spec, dict(inputs), dict(params))
 
     def attempt() -> Done:
         given = _private_copies(inputs) if spec.mutates_inputs else dict(inputs)
@@ -69,8 +68,8 @@ def run(
     try:
         return attempt()
     except BaseException as error:
-        if not device.is_oom(error):
-            raise _as_job_error(error, spec.name) from None
+        if not device.is_oom(unwrap(error)):
+            raise as_job_error(error, spec.name) from None
         # What the failed attempt made is held by its traceback.
         traceback.clear_frames(error.__traceback__)
     free_memory()
@@ -79,23 +78,28 @@ def run(
     try:
         return attempt()
     except BaseException as error:
-        if device.is_oom(error):
-            raise OOMSoft(f"{spec.name}: out of memory, twice: {_text(error)}") from None
-        raise _as_job_error(error, spec.name) from None
+        if device.is_oom(unwrap(error)):
+            raise OOMSoft(f"{spec.name}: out of memory, twice: {message_of(unwrap(error))}") from None
+        raise as_job_error(error, spec.name) from None
 
 
-def _ask_node(executor: AbstractExecutor, spec: OpSpec, inputs: dict[str, Any], params: dict[str, Any]) -> None:
+def _ask_node(
+    executor: AbstractExecutor, spec: OpSpec, inputs: dict[str, Any], params: dict[str, Any]
+) -> None:
     try:
         problems = executor.validate(inputs, params)
     except BaseException as error:
-        raise _as_job_error(error, f"{spec.name}.validate") from None
-    if not isinstance(problems, list | tuple) or not all(isinstance(p, str) for p in problems):
-        raise ExecutionError(f"{spec.name}.validate returned a {type(problems).__name__}: it must return a list of strings")
+        raise as_job_error(error, f"{spec.name}.validate") from None
+    if not isinstance(problems, list | tuple) or not all(isinstance(problem, str) for problem in problems):
+        raise ExecutionError(
+            f"{spec.name}.validate returned a {type(problems).__name__}: it must return a list of strings"
+        )
     if problems:
         raise ValidationError(f"{spec.name}: " + "; ".join(problems), problems=list(problems))
 
 
 def _private_copies(value: Any) -> Any:
+    """The same value with copies of its tensors; resident objects are shared all the same."""
     if is_tensor(value):
         return value.clone()
     if isinstance(value, dict):
@@ -103,34 +107,3 @@ def _private_copies(value: Any) -> Any:
     if isinstance(value, list):
         return [_private_copies(item) for item in value]
     return value
-
-
-def _as_job_error(error: BaseException, where: str) -> JobError:
-    if isinstance(error, JobError):
-        return error
-    if device.is_device_error(error):
-        sticky = "true" if device.is_sticky(error) else "false"
-        return CUDAError(f"{where}: {_text(error)}", {"sticky": sticky})
-    kind = type(error).__name__
-    text = _text(error)
-    details = {"type": kind, "traceback": _node_traceback(error)}
-    return ExecutionError(f"{where} raised {kind}" + (f": {text}" if text else ""), details)
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)[:2000]
-    except BaseException:  # a node's exception may do anything in __str__
-        return "(its message can't be shown)"
-
-
-def _node_traceback(error: BaseException) -> str:
-    """The node's own frames: ours, at the top, are of no use to its author."""
-    frame: TracebackType | None = error.__traceback__
-    while frame is not None and frame.tb_frame.f_code.co_filename == __file__:
-        frame = frame.tb_next
-    try:
-        text = "".join(traceback.format_exception(type(error), error, frame))
-    except BaseException:  # __str__ or __cause__ of a node's making
-        text = "".join(traceback.format_tb(frame))
-    return text[-_TRACEBACK_LIMIT:]

@@ -1,11 +1,13 @@
 """A clear ImportError for custom nodes that import what can't work in a worker.
 
-This is a courtesy, not a boundary. A node that imports ``subprocess`` would otherwise fail later, at its first
-call, by the death of its process; here its author is told at once, by name, why and what to use instead. Code
-that wants around it gets around it (``sys.modules["os"]``, a frame of somebody else's, ``__subclasses__``), and
-meets the kernel's filter, which is the boundary. ``docs/sandbox.md`` lists the known ways and where each ends.
+This is a courtesy, not a boundary. A node that imports ``subprocess`` would otherwise fail later, at its
+first call, by the death of its process; here its author is told at once, by name, why and what to use
+instead. Code that wants around it gets around it (``sys.modules["os"]``, a frame of somebody else's,
+``__subclasses__``), and meets the kernel's filter, which is the boundary. ``docs/sandbox.md`` lists the
+known ways and where each ends.
 
-Who imports decides, not what is imported: torch, numpy and the standard library go on importing ``os`` freely.
+Who imports decides, not what is imported: torch, numpy and the standard library go on importing ``os``
+freely.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ _NO_NETWORK = "workers have no network: fetch it before the workflow runs, and p
 
 #: Module → why a node can't use it, and what it can use.
 DEFAULT_BLOCKED: Mapping[str, str] = {
-    "os": "workers write no files and start no programs: read files with pathlib or open() below the model and "
-    "custom-node folders, and return results as outputs",
+    "os": "workers write no files and start no programs: read files with pathlib or open() below the "
+    "folders of models and custom nodes, and return results as outputs",
     "subprocess": "workers start no other program: do it before the workflow runs, or in Python",
     "socket": _NO_NETWORK,
     "http": _NO_NETWORK,
@@ -35,7 +37,7 @@ DEFAULT_BLOCKED: Mapping[str, str] = {
     "smtplib": _NO_NETWORK,
     "multiprocessing": "workers start no other process: use threads (concurrent.futures.ThreadPoolExecutor), "
     "or torch's own parallelism",
-    "ctypes.util": "it runs programs to find libraries: name the library itself, or import the package that has it",
+    "ctypes.util": "it runs programs to find libraries: name the library itself, or import the package of it",
 }
 
 # Frames between an import statement and a finder: the import system's own.
@@ -43,26 +45,30 @@ _IMPORT_MACHINERY = ("<frozen importlib", "<frozen runpy", importlib.__file__)
 
 
 class ImportHook:
-    """The installed hook; :meth:`uninstall` puts everything back. Also a finder, for modules not loaded yet."""
+    """The installed hook, which :meth:`uninstall` takes back. Also a finder, for modules not loaded yet."""
 
-    def __init__(self, blocked: Mapping[str, str] | Iterable[str], custom_roots: Iterable[str | os.PathLike[str]]) -> None:
+    def __init__(
+        self, blocked: Mapping[str, str] | Iterable[str], custom_roots: Iterable[str | os.PathLike[str]]
+    ) -> None:
         self.blocked = (
             dict(blocked)
             if isinstance(blocked, Mapping)
             else {name: DEFAULT_BLOCKED.get(name, "the configuration blocks it") for name in blocked}
         )
-        self.roots = tuple(dict.fromkeys(prefix for root in custom_roots for prefix in _prefixes(os.fspath(root))))
+        self.roots = tuple(
+            dict.fromkeys(prefix for root in custom_roots for prefix in _prefixes(os.fspath(root)))
+        )
         self._import = builtins.__import__
         self._import_module = importlib.import_module
         self._installed = False
 
     def install(self) -> None:
-        """Take the three ways into the import system: the statement, ``importlib.import_module``, a finder."""
+        """Stand in the three ways in: the statement, ``importlib.import_module``, a finder."""
         if self._installed:
             return
-        builtins.__import__ = self._statement  # type: ignore[assignment]
+        builtins.__import__ = self._statement
         importlib.import_module = self._function
-        sys.meta_path.insert(0, self)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, self)
         self._installed = True
 
     def uninstall(self) -> None:
@@ -70,11 +76,13 @@ class ImportHook:
             return
         builtins.__import__ = self._import
         importlib.import_module = self._import_module
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        sys.meta_path.remove(self)
         self._installed = False
 
-    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
-        """Never finds anything. Refuses when the nearest frame outside the import system is a custom node's."""
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> None:
+        """Never finds anything. Refuses when the nearest frame outside the import system is a node's."""
         why = self._why(name)
         if why is None:
             return
@@ -83,7 +91,7 @@ class ImportHook:
             frame.f_code.co_filename.startswith(_IMPORT_MACHINERY) or frame.f_globals is globals()
         ):
             frame = frame.f_back
-        if frame is not None and self._is_custom(frame, frame.f_globals):
+        if frame is not None and self._is_custom(frame):
             raise self._refusal(frame, name, why)
 
     def _statement(
@@ -97,7 +105,7 @@ class ImportHook:
         # Runs for every import statement of the process, torch's in-function ones too: the usual case costs
         # one comparison of prefixes.
         frame = sys._getframe(1)
-        if level == 0 and self._is_custom(frame, globals):
+        if level == 0 and self._is_custom(frame):
             self._check(frame, name)
             for attribute in fromlist or ():
                 self._check(frame, f"{name}.{attribute}")
@@ -105,14 +113,14 @@ class ImportHook:
 
     def _function(self, name: str, package: str | None = None) -> ModuleType:
         frame = sys._getframe(1)
-        if not name.startswith(".") and self._is_custom(frame, frame.f_globals):
+        if not name.startswith(".") and self._is_custom(frame):
             self._check(frame, name)
         return self._import_module(name, package)
 
-    def _is_custom(self, frame: FrameType, module: Mapping[str, Any] | None) -> bool:
+    def _is_custom(self, frame: FrameType) -> bool:
         if frame.f_code.co_filename.startswith(self.roots):
             return True
-        file = module.get("__file__") if module else None  # code that a node hands to exec()
+        file = frame.f_globals.get("__file__")  # code that a node hands to exec() has the node's globals
         return isinstance(file, str) and file.startswith(self.roots)
 
     def _why(self, name: str) -> str | None:

@@ -60,7 +60,9 @@ def readonly_rules(extra_paths: Iterable[str | os.PathLike[str]] = ()) -> list[t
     Raises:
         ConfigError: one of ``extra_paths`` is missing, or so wide that it would open everything.
     """
-    standard = [os.path.realpath(path) for path in (*_python(), *_package(), *SYSTEM_PATHS) if os.path.exists(path)]
+    standard = [
+        os.path.realpath(path) for path in (*_python(), *_package(), *SYSTEM_PATHS) if os.path.exists(path)
+    ]
     configured = [_configured(os.fspath(path)) for path in extra_paths]
     return [(os.fsencode(path), _rights(path)) for path in _outermost([*standard, *configured])]
 
@@ -70,7 +72,9 @@ def _python() -> Iterator[str]:
     for prefix in dict.fromkeys((sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix)):
         for name in dict.fromkeys(("lib", sys.platlibdir)):
             yield os.path.join(prefix, name)
-    yield os.path.dirname(os.path.realpath(os.__file__))  # the standard library, also where it has its own prefix
+    yield os.path.dirname(
+        os.path.realpath(os.__file__)
+    )  # the standard library, also where it has its own prefix
     started_in = os.path.realpath(os.getcwd())
     for entry in sys.path:
         # "python -m" and "python -c" put the folder they are started in first. Nobody asked for it to be
@@ -101,7 +105,9 @@ def _configured(path: str) -> str:
     if not os.path.exists(real):
         raise ConfigError(f"folder of models or custom nodes {path!r} does not exist (it leads to {real!r})")
     if real in _wide():
-        raise ConfigError(f"folder of models or custom nodes {path!r} would open all of {real!r} to untrusted code")
+        raise ConfigError(
+            f"folder of models or custom nodes {path!r} would open all of {real!r} to untrusted code"
+        )
     return real
 
 

@@ -1,8 +1,8 @@
 """Systems without seccomp and Landlock: the App Sandbox on macOS, and nothing elsewhere, which is said aloud.
 
-macOS gives a process its sandbox when it starts, by the entitlements that its program is signed with; a process
-can't be put there later by public means. So this module only looks, and refuses custom nodes to a worker that has
-no sandbox. ``entitlements.plist`` is what to sign an embedding application with.
+macOS gives a process its sandbox when it starts, by the entitlements that its program is signed with; a
+process can't be put there later by public means. So this module only looks, and refuses custom nodes to a
+worker that has no sandbox. ``entitlements.plist`` is what to sign an embedding application with.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from vortex_worker.errors import ConfigError
 
 __all__ = ["ENTITLEMENTS", "in_app_sandbox", "require_sandbox"]
 
-#: ``codesign --entitlements`` takes this file. Explained in ``docs/sandbox.md``, since comments in it would make
-#: some versions of macOS refuse the signature.
+#: ``codesign --entitlements`` takes this file. Explained in ``docs/sandbox.md``, since comments in it would
+#: make some versions of macOS refuse the signature.
 ENTITLEMENTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "entitlements.plist")
 
 

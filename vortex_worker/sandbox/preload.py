@@ -1,9 +1,9 @@
 """What a worker imports before lockdown, because afterwards it can't.
 
-Lockdown refuses to map a file as executable memory, so an extension module (``.so``) that was not loaded before
-can't be loaded after: its import raises ImportError. Modules written in Python are not affected; they are read
-like any file. Packages that a custom node needs and that have extension modules (``scipy``, ``cv2``) are named in
-the configuration and imported here too, while only trusted code has run.
+Lockdown refuses to map a file as executable memory, so an extension module (``.so``) that was not loaded
+before can't be loaded after: its import raises ImportError. Modules written in Python are not affected;
+they are read like any file. Packages that a custom node needs and that have extension modules (``scipy``,
+``cv2``) are named in the configuration and imported here too, while only trusted code has run.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Iterable
 
 __all__ = ["PRELOAD", "preload"]
 
-#: What usual nodes reach for and nobody has imported yet: modules with extension modules in them, and (for the
-#: strict policy, which opens no files) those that loading a checkpoint imports on the way. torch, numpy and the
-#: worker's own imports bring many more.
+#: What usual nodes reach for and nobody has imported yet: modules with extension modules in them, and (for
+#: the strict policy, which opens no files) those that loading a checkpoint imports on the way. torch, numpy
+#: and the worker's own imports bring many more.
 PRELOAD = (
     # the standard library
     "array",

@@ -15,7 +15,8 @@ import struct
 from typing import Any, NamedTuple
 
 from vortex_worker.errors import ConfigError
-from vortex_worker.sandbox.policy import ALL_64_BITS, POLICIES, SELF_PID, Policy, Rule, read_policy
+from vortex_worker.sandbox.policy import ALL_64_BITS, SELF_PID, Policy, Rule
+from vortex_worker.sandbox.policy_file import POLICIES, read_policy
 
 __all__ = ["Policy", "Program", "available", "compile_policy", "load_policy"]
 
@@ -67,7 +68,7 @@ def available() -> bool:
 
 
 def load_policy(name_or_path: str | os.PathLike[str]) -> Policy:
-    """A policy of this package by name (``bootstrap``, ``execute``, ``strict``), or a TOML file of your own by path.
+    """A policy of this package by name (``bootstrap``, ``execute``, ``strict``), or a TOML file by path.
 
     Args:
         name_or_path: a path has a ``/`` in it or ends in ``.toml``.
@@ -82,13 +83,16 @@ def load_policy(name_or_path: str | os.PathLike[str]) -> Policy:
     else:
         path = os.path.join(POLICIES, name + ".toml")
         if not name.isidentifier() or not os.path.exists(path):
-            known = sorted(os.path.splitext(file)[0] for file in os.listdir(POLICIES) if file.endswith(".toml"))
+            known = sorted(
+                file.removesuffix(".toml") for file in os.listdir(POLICIES) if file.endswith(".toml")
+            )
             raise ConfigError(f"no policy {name!r}; there are {', '.join(known)}, or the path of a TOML file")
     policy = read_policy(path)
     if available():
         for call, rules in policy.rules.items():
             if _number(call) is None:
-                raise ConfigError(f"policy {path}: [{rules[0].group}] {call}: is not a system call that libseccomp knows")
+                where = f"policy {path}: [{rules[0].group}] {call}"
+                raise ConfigError(f"{where}: is not a system call that libseccomp knows")
     return policy
 
 
@@ -159,6 +163,6 @@ def _check(rc: int, where: str) -> None:
 
 def _library() -> tuple[Any, Any]:
     """``(ffi, lib)`` of libseccomp. ImportError where the build has none."""
-    from vortex_worker._core import _seccomp
+    from vortex_worker._core._seccomp import ffi, lib
 
-    return _seccomp.ffi, _seccomp.lib
+    return ffi, lib

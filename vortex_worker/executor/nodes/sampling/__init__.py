@@ -1,5 +1,11 @@
-"""Sampling of diffusion models: noise schedules, samplers, guidance, and the KSampler node.
+"""Sampling of diffusion models. What each room is; imports run downwards::
 
-``schedules`` gives sigmas, ``samplers`` are pure functions over them, ``guidance`` makes one
-denoiser of cond and uncond, ``model`` wraps a network, ``noise`` draws it; ``ksampler`` joins them.
+    ksampler     the KSampler node: joins the rest. Imports torch only when it runs
+    guidance     one denoiser of cond and uncond, in one batch
+    schedules    sigmas, by ComfyUI's names and rules
+    samplers/    pure functions over sigmas: one step (ode), ancestral, multistep
+    noise        noise from 64-bit seeds
+    model        DiffusionModel: a network, its sigma table and what its output means
+
+To name a sampler or schedule in the node too, add it to the names in ``ksampler``.
 """

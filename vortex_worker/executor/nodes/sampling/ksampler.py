@@ -12,8 +12,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # The names of `samplers.SAMPLERS` and `schedules.SCHEDULES`, which import torch; a test holds them equal.
-SAMPLER_NAMES = ("euler", "euler_ancestral", "heun", "dpm_2", "dpmpp_2m")
-SCHEDULE_NAMES = ("normal", "karras", "simple", "sgm_uniform", "exponential", "ddim_uniform")
+SAMPLER_NAMES = (
+    "euler", "euler_ancestral", "heun", "dpm_2", "dpm_2_ancestral", "lms", "dpmpp_2s_ancestral", "dpmpp_2m",
+)  # fmt: skip
+SCHEDULE_NAMES = (
+    "normal", "karras", "exponential", "sgm_uniform", "simple", "ddim_uniform", "beta", "kl_optimal",
+)  # fmt: skip
+MAX_BATCH_INDEX = 4095  # noise is drawn for every index below, too
 
 
 class KSampler(AbstractExecutor):
@@ -39,8 +44,11 @@ class KSampler(AbstractExecutor):
     def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
         from vortex_worker.executor.nodes.sampling.guidance import problem_of
         from vortex_worker.executor.nodes.sampling.model import DiffusionModel
+        from vortex_worker.executor.nodes.sampling.samplers import ADD_NOISE
+        from vortex_worker.executor.nodes.sampling.schedules import MAX_STEPS
 
-        model, samples = inputs["model"], inputs["latent"]["samples"]
+        model, latent = inputs["model"], inputs["latent"]
+        samples: Tensor = latent["samples"]
         if not isinstance(model, DiffusionModel):
             return [f"'model' is a {type(model).__name__}: it takes a DiffusionModel"]
         problems = [
@@ -49,18 +57,26 @@ class KSampler(AbstractExecutor):
             if (problem := problem_of(inputs[name], name, samples.shape[0]))
         ]
         if model.latent_channels not in (None, samples.shape[1]):
-            problems.append(f"'latent' has {samples.shape[1]} channels: the model takes {model.latent_channels}")
+            problems.append(f"'latent' has {samples.shape[1]} channels: it takes {model.latent_channels}")
         if not samples.is_floating_point():
             problems.append(f"'latent' is of {samples.dtype}: it takes a floating-point tensor")
-        index = inputs["latent"].get("batch_index")
+        index = latent.get("batch_index")
         if index is not None and not (
             isinstance(index, list)
             and len(index) == samples.shape[0]
-            and all(isinstance(i, int) and 0 <= i < 4096 for i in index)
+            and all(isinstance(i, int) and 0 <= i <= MAX_BATCH_INDEX for i in index)
         ):
-            problems.append("'latent' has a batch_index that is not one number, 0 to 4095, for each sample")
-        if inputs["latent"].get("noise_mask") is not None:
+            problems.append(
+                f"'latent' has a bad batch_index: it takes one of 0 to {MAX_BATCH_INDEX} a sample"
+            )
+        if latent.get("noise_mask") is not None:
             problems.append("'latent' has a noise_mask: inpainting is not supported")
+        steps, denoise = params["steps"], params["denoise"]
+        if 0 < denoise * MAX_STEPS < steps:
+            least = steps / MAX_STEPS
+            problems.append(f"'denoise' is {denoise:g}: with {steps} steps it takes 0, or at least {least:g}")
+        if model.parametrization == "flow" and params["sampler_name"] in ADD_NOISE:
+            problems.append(f"'sampler_name' is {params['sampler_name']}: not for a flow model")
         return problems
 
     def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
@@ -69,36 +85,41 @@ class KSampler(AbstractExecutor):
         from vortex_worker.executor.nodes.sampling.samplers import DROP_PENULTIMATE, SAMPLERS
         from vortex_worker.executor.nodes.sampling.schedules import sigmas_for
 
-        model, latent, device = inputs["model"], inputs["latent"], self.context.device
+        model, latent, context, device = inputs["model"], inputs["latent"], self.context, self.context.device
         samples: Tensor = latent["samples"]
-        steps, name = params["steps"], params["sampler_name"]
-        extra = name in DROP_PENULTIMATE
-        schedule = sigmas_for(model, params["scheduler"], steps + extra, params["denoise"])
-        sigmas = schedule.tolist()
-        if extra and len(sigmas) > 2:
-            del sigmas[-2]
-        if len(sigmas) < 2:
+        seed, name = params["seed"], params["sampler_name"]
+        sigmas = sigmas_for(
+            model,
+            params["scheduler"],
+            params["steps"],
+            params["denoise"],
+            drop_penultimate=name in DROP_PENULTIMATE,
+        )
+        if not sigmas:
             return {"latent": dict(latent)}
+        # Before the work: a lease that is full should fail the job now.
+        out = context.empty(samples.shape, samples.dtype)
 
         start, level = model.noise_scale(sigmas[0])
-        drawn = noise.initial(samples, params["seed"], latent.get("batch_index"))
-        x = samples.to(device, drawn.dtype) * start + drawn.to(device) * level
-        denoise = guided(model, inputs["positive"], inputs["negative"], params["cfg"], samples.shape[0], device)
+        x = noise.initial(samples, seed, latent.get("batch_index")).to(device).mul_(level)
+        x.add_(samples.to(device, x.dtype), alpha=start)
+        denoiser = guided(model, inputs["positive"], inputs["negative"], params["cfg"], x)
         total = len(sigmas) - 1
 
         def report(step: int, x: Tensor, sigma: float, denoised: Tensor) -> None:
-            # A sum is NaN or infinite if any term is, and on the CPU costs nothing beside the network.
+            # A sum is NaN or infinite if a term is. On a GPU this waits for the step, which progress and
+            # cancellation want anyway.
             if not denoised.sum().isfinite():
+                culprit = "the model gave" if x.isfinite().all() else "the latent holds"
                 raise ExecutionError(
-                    f"the model gave NaN or infinity at step {step + 1} of {total} (sigma {sigma:.4g})",
+                    f"{culprit} NaN or infinity at step {step + 1} of {total} (sigma {sigma:.4g})",
                     {"step": str(step + 1)},
                 )
-            self.context.progress(step, total)
+            context.progress(step, total)
 
-        x = SAMPLERS[name](denoise, x, sigmas, noise=noise.NoiseSource(x, params["seed"]), callback=report)
-        self.context.progress(total, total)
-        out = self.context.empty(samples.shape, samples.dtype)
-        out.copy_(x)
+        source = noise.NoiseSource(x, seed)
+        out.copy_(SAMPLERS[name](denoiser, x, sigmas, noise=source, callback=report))
+        context.progress(total, total)
         return {"latent": {**latent, "samples": out}}
 
 

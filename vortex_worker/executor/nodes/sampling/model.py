@@ -6,6 +6,7 @@ Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Model
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]
 PARAMETRIZATIONS = ("eps", "v", "x0", "edm", "flow")
+_EDM_DATA = 0.5  # standard deviation of the data that `edm` is scaled for
 
 
 def stable_diffusion_sigmas() -> Tensor:
@@ -26,11 +28,15 @@ class DiffusionModel:
     """A network and how to ask it.
 
     Args:
-        network: ``(x [B, …], t [B], cond [B, …]) → [B, …]``.
+        network: ``(x [B, …], t [B], cond [B, …]) → [B, …]``. ``x`` is scaled to the variance that the
+            parametrization trains with; ``t`` float32: a sigma's place in the table, fractions and
+            all (``eps``, ``v``, ``x0``), ln(sigma) / 4 (``edm``), or 1000 · sigma (``flow``).
         parametrization: what the network gives: the noise (``eps``), the velocity (``v``, Salimans
             and Ho 2022), the data (``x0``), Karras's preconditioned output (``edm``, sigma_data 0.5),
-            or a rectified flow's velocity (``flow``, Liu et al. 2022; sigma is then its time, 0 to 1).
-        sigmas: ascending noise levels that the network was trained on, [N]; t is an index into them.
+            or a rectified flow's velocity (``flow``, Liu et al. 2022; sigma is then its time, 0 to 1,
+            and x = (1 − sigma) · x0 + sigma · noise).
+        sigmas: ascending noise levels that the network was trained on, [N]. Default: Stable
+            Diffusion's; for ``flow`` 0.001 to 1.
         latent_channels: channels that ``samples`` must have; None: not checked.
     """
 
@@ -43,66 +49,74 @@ class DiffusionModel:
         latent_channels: int | None = None,
     ) -> None:
         if parametrization not in PARAMETRIZATIONS:
-            raise ValueError(f"parametrization is {parametrization!r}: it takes {', '.join(PARAMETRIZATIONS)}")
+            accepted = ", ".join(PARAMETRIZATIONS)
+            raise ValueError(f"parametrization is {parametrization!r}: it takes {accepted}")
         if sigmas is None:
             sigmas = torch.arange(1, 1001) / 1000 if parametrization == "flow" else stable_diffusion_sigmas()
-        if sigmas.dim() != 1 or len(sigmas) < 2 or not bool((sigmas[1:] > sigmas[:-1]).all()) or sigmas[0] <= 0:
-            raise ValueError(f"sigmas is a tensor {list(sigmas.shape)}: it takes at least two, ascending, above 0")
+        sigmas = sigmas.detach().float().cpu()
+        if sigmas.dim() != 1 or len(sigmas) < 2 or not sigmas[0] > 0 or not bool((sigmas.diff() > 0).all()):
+            raise ValueError(f"sigmas is a tensor {list(sigmas.shape)}: it takes some, ascending, above 0")
         self.network = network
         self.parametrization = parametrization
         self.latent_channels = latent_channels
-        self.sigmas = sigmas.float().cpu()
-        self._log_sigmas = self.sigmas.log()
-
-    @property
-    def sigma_min(self) -> float:
-        return float(self.sigmas[0])
-
-    @property
-    def sigma_max(self) -> float:
-        return float(self.sigmas[-1])
+        self.sigmas = sigmas
+        self.sigma_min = float(self.sigmas[0])
+        self.sigma_max = float(self.sigmas[-1])
+        # Between two levels of the table, t is even in log sigma; a flow's is even in sigma.
+        self._heights = self.sigmas if parametrization == "flow" else self.sigmas.log()
 
     def sigma_to_t(self, sigma: Tensor) -> Tensor:
-        """Fractional index of each sigma in the table, by its logarithm. Outside it: the nearest end."""
-        log_sigma = sigma.float().clamp_min(1e-10).log()
-        table = self._log_sigmas.to(sigma.device)
-        low = (torch.searchsorted(table, log_sigma, right=True) - 1).clamp(0, len(table) - 2)
+        """Each sigma's place in the table, with its fraction. Outside the table: the nearer end."""
+        table = self._table(sigma.device)
+        height = sigma.float() if self.parametrization == "flow" else sigma.float().log()
+        low = (torch.searchsorted(table, height, right=True) - 1).clamp(0, len(table) - 2)
         below, above = table[low], table[low + 1]
-        return low + ((log_sigma - below) / (above - below)).clamp(0, 1)
+        return low + ((height - below) / (above - below)).clamp(0, 1)
 
     def t_to_sigma(self, t: Tensor) -> Tensor:
-        """Sigma at each fractional index, by its logarithm."""
-        t = t.float().clamp(0, len(self.sigmas) - 1)
-        table = self._log_sigmas.to(t.device)
-        low, part = t.floor().long(), t.frac()
-        high = (low + 1).clamp_max(len(table) - 1)
-        return ((1 - part) * table[low] + part * table[high]).exp()
+        """The sigma at each place in the table, which may have a fraction."""
+        table = self._table(t.device)
+        t = t.float().clamp(0, len(table) - 1)
+        low = t.long()
+        height = torch.lerp(table[low], table[(low + 1).clamp_max(len(table) - 1)], t.frac())
+        return height if self.parametrization == "flow" else height.exp()
+
+    def _table(self, device: torch.device) -> Tensor:
+        if self._heights.device != device:  # moved once, not at each step
+            self._heights = self._heights.to(device)
+        return self._heights
 
     def noise_scale(self, sigma: float) -> tuple[float, float]:
-        """``(a, b)`` of a start at ``sigma``: x = a · latent + b · noise."""
-        return (1 - sigma, sigma) if self.parametrization == "flow" else (1.0, sigma)
+        """``(a, b)`` of a start at ``sigma``: x = a · latent + b · noise.
+
+        At the table's top b is the root of sigma² + 1, as ComfyUI has it: there the latent is usually
+        empty, and noise stands for the data's own variance too.
+        """
+        if self.parametrization == "flow":
+            return 1 - sigma, sigma
+        whole = sigma > self.sigma_max or math.isclose(sigma, self.sigma_max, rel_tol=1e-5)
+        return 1.0, math.sqrt(sigma**2 + 1) if whole else sigma
 
     def denoise(self, x: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
-        """The network's estimate of the data.
+        """The network's estimate of the data, of the dtype of ``x``.
 
         Args:
-            x: [B, …], noisy. sigma: [B]. cond: [B, …], whatever the network takes.
+            x: [B, …], noisy. sigma: [B], float32. cond: [B, …], whatever the network takes.
         """
-        wide = sigma.reshape(-1, *[1] * (x.dim() - 1)).to(x.dtype)
+        wide = sigma.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1))
         match self.parametrization:
             case "flow":
-                return x - wide * self.network(x, sigma * 1000, cond)
+                return x - wide * self.network(x, sigma * 1000, cond).to(x.dtype)
             case "edm":
-                data = 0.5
-                total = wide**2 + data**2
-                out = self.network(x / total.sqrt(), sigma.log() / 4, cond)
-                return x * (data**2 / total) + out * (wide * data / total.sqrt())
-        scaled = x / (wide**2 + 1).sqrt()
-        out = self.network(scaled, self.sigma_to_t(sigma), cond)
+                variance = wide**2 + _EDM_DATA**2
+                out = self.network(x / variance.sqrt(), sigma.log() / 4, cond).to(x.dtype)
+                return x * (_EDM_DATA**2 / variance) + out * (wide * _EDM_DATA / variance.sqrt())
+        variance = wide**2 + 1
+        out = self.network(x / variance.sqrt(), self.sigma_to_t(sigma), cond).to(x.dtype)
         match self.parametrization:
             case "eps":
                 return x - wide * out
             case "v":
-                return x / (wide**2 + 1) - out * (wide / (wide**2 + 1).sqrt())
+                return x / variance - out * (wide / variance.sqrt())
             case _:
                 return out

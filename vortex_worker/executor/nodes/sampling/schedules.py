@@ -1,6 +1,8 @@
 """Noise schedules: sigmas from the highest to 0, by ComfyUI's names and rules.
 
-Each function gives float32 sigmas on the CPU, ``steps + 1`` of them but where said otherwise.
+Each function of ``SCHEDULES`` takes a model and a number of steps, at least 1, and gives float32 sigmas
+on the CPU: ``steps + 1`` of them but where said otherwise. A table with fewer levels than steps gives
+some twice; ``sigmas_for``, which samplers are fed from, drops the repeats.
 """
 
 from __future__ import annotations
@@ -13,36 +15,36 @@ from torch import Tensor
 
 from vortex_worker.executor.nodes.sampling.model import DiffusionModel
 
+MAX_STEPS = 1_000_000  # of a whole schedule, whose last steps are run: a denoise near 0 asks for any number
+
 
 def normal(model: DiffusionModel, steps: int) -> Tensor:
-    """Even in the model's timesteps, from its first to its last, then 0."""
-    return _timesteps(model, torch.linspace(len(model.sigmas) - 1, 0, steps))
+    """Even in the model's timesteps, from the last to the first, then 0."""
+    return _with_zero(model.t_to_sigma(torch.linspace(len(model.sigmas) - 1, 0, steps)))
 
 
 def sgm_uniform(model: DiffusionModel, steps: int) -> Tensor:
-    """As ``normal``, but one step further: the last timestep is left out (Stability's generative-models)."""
-    return _timesteps(model, torch.linspace(len(model.sigmas) - 1, 0, steps + 1)[:-1])
+    """As ``normal`` of one step more, without the first timestep (Stability AI's generative-models)."""
+    return _with_zero(model.t_to_sigma(torch.linspace(len(model.sigmas) - 1, 0, steps + 1)[:-1]))
 
 
 def simple(model: DiffusionModel, steps: int) -> Tensor:
     """Every n-th of the model's sigmas, from the highest, then 0."""
     stride = len(model.sigmas) / steps
-    picked = [float(model.sigmas[-(1 + int(i * stride))]) for i in range(steps)]
-    return torch.tensor([*picked, 0.0])
+    back = (torch.arange(steps, dtype=torch.float64) * stride).long()
+    return _with_zero(model.sigmas[len(model.sigmas) - 1 - back])
 
 
 def ddim_uniform(model: DiffusionModel, steps: int) -> Tensor:
-    """Every n-th timestep from 1, as in DDIM (Song et al. 2021). The length may differ by one."""
+    """Every n-th timestep from 1, as DDIM's (Song et al. 2021). May give one sigma more, or far fewer."""
     stride = max(len(model.sigmas) // steps, 1)
-    picked = [float(s) for s in model.sigmas[1::stride]]
-    return torch.tensor([*picked[::-1], 0.0])
+    return _with_zero(model.sigmas[1::stride].flip(0))
 
 
 def karras(model: DiffusionModel, steps: int, rho: float = 7.0) -> Tensor:
-    """Karras et al. (2022), equation 5: even in sigma's ``rho``-th root."""
+    """Even in sigma's ``rho``-th root: Karras et al. (2022), equation 5."""
     low, high = model.sigma_min ** (1 / rho), model.sigma_max ** (1 / rho)
-    ramp = torch.linspace(0, 1, steps)
-    return _with_zero((high + ramp * (low - high)) ** rho)
+    return _with_zero((high + torch.linspace(0, 1, steps) * (low - high)) ** rho)
 
 
 def exponential(model: DiffusionModel, steps: int) -> Tensor:
@@ -50,32 +52,75 @@ def exponential(model: DiffusionModel, steps: int) -> Tensor:
     return _with_zero(torch.linspace(math.log(model.sigma_max), math.log(model.sigma_min), steps).exp())
 
 
+def beta(model: DiffusionModel, steps: int, shape: float = 0.6) -> Tensor:
+    """Timesteps at even quantiles of a Beta distribution, dense at both ends: Lee et al. (2024).
+
+    Timesteps are whole numbers; one that comes twice counts once, so there may be fewer sigmas.
+    """
+    last = len(model.sigmas) - 1
+    quantiles = 1 - torch.arange(steps, dtype=torch.float64) / steps
+    # A quantile's timestep is the count of midpoints between timesteps that lie below it.
+    midpoints = _beta_cumulative((torch.arange(last, dtype=torch.float64) + 0.5) / last, shape)
+    return _with_zero(model.sigmas[torch.unique_consecutive(torch.searchsorted(midpoints, quantiles))])
+
+
+def _beta_cumulative(x: Tensor, shape: float) -> Tensor:
+    """Cumulative distribution of Beta(shape, shape) at ``x``: the incomplete beta function's power series."""
+    near = torch.minimum(x, 1 - x)  # symmetric, and up to 1/2 each term is at most half the one before
+    term, total = torch.ones_like(x), torch.full_like(x, 1 / shape)
+    for n in range(1, 60):
+        term = term * near * ((n - shape) / n)
+        total = total + term / (shape + n)
+    whole = math.exp(2 * math.lgamma(shape) - math.lgamma(2 * shape))
+    area = near**shape * total / whole
+    return torch.where(x <= 0.5, area, 1 - area)
+
+
+def kl_optimal(model: DiffusionModel, steps: int) -> Tensor:
+    """Even in sigma's arc tangent: Sabour et al. (2024), "Align Your Steps", theorem 3.1."""
+    high, low = math.atan(model.sigma_max), math.atan(model.sigma_min)
+    return _with_zero(torch.linspace(high, low, steps, dtype=torch.float64).tan())
+
+
 SCHEDULES: dict[str, Callable[[DiffusionModel, int], Tensor]] = {
     "normal": normal,
     "karras": karras,
-    "simple": simple,
-    "sgm_uniform": sgm_uniform,
     "exponential": exponential,
+    "sgm_uniform": sgm_uniform,
+    "simple": simple,
     "ddim_uniform": ddim_uniform,
+    "beta": beta,
+    "kl_optimal": kl_optimal,
 }
 
 
-def sigmas_for(model: DiffusionModel, schedule: str, steps: int, denoise: float = 1.0) -> Tensor:
-    """The sigmas of a run of ``steps`` steps that does ``denoise`` (0 to 1) of the whole way.
+def sigmas_for(
+    model: DiffusionModel, schedule: str, steps: int, denoise: float = 1.0, *, drop_penultimate: bool = False
+) -> list[float]:
+    """The sigmas, strictly descending, of a run of ``steps`` steps that does ``denoise`` (0 to 1) of the way.
 
-    Above 0.9999, all of it; at 0 nothing, an empty tensor; else the last ``steps + 1`` sigmas of a
-    schedule of ``steps / denoise`` steps.
+    Above 0.9999 all of it; at 0 nothing, an empty list; else the last ``steps + 1`` sigmas of a
+    schedule of ``int(steps / denoise)`` steps.
+
+    Args:
+        drop_penultimate: a schedule of one step more, without its last sigma but one.
+
+    Raises:
+        ValueError: the whole schedule would have more than a million steps.
     """
     if denoise <= 0:
-        return torch.empty(0)
-    make = SCHEDULES[schedule]
-    if denoise > 0.9999:
-        return make(model, steps)
-    return make(model, int(steps / denoise))[-(steps + 1) :]
-
-
-def _timesteps(model: DiffusionModel, t: Tensor) -> Tensor:
-    return _with_zero(model.t_to_sigma(t))
+        return []
+    whole = steps if denoise > 0.9999 else int(min(steps / denoise, 1e18))
+    if whole > MAX_STEPS:
+        raise ValueError(
+            f"'denoise' is {denoise:g}: {steps} steps of {whole:,}, and a schedule has at most {MAX_STEPS:,}"
+        )
+    sigmas: list[float] = SCHEDULES[schedule](model, whole + drop_penultimate).tolist()
+    if drop_penultimate and len(sigmas) > 2:
+        del sigmas[-2]
+    sigmas = sigmas[-(steps + 1) :] if denoise <= 0.9999 else sigmas
+    # A step between equal levels moves nothing, and multistep samplers would divide by its length.
+    return [sigma for i, sigma in enumerate(sigmas) if i == 0 or sigma < sigmas[i - 1]]
 
 
 def _with_zero(sigmas: Tensor) -> Tensor:

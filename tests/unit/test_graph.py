@@ -1,0 +1,150 @@
+"""Workflows: read, overridden and checked; every problem told at once, by node."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vortex_worker.errors import WorkflowError
+from vortex_worker.executor.ports import OpSpec, Param, Port
+from vortex_worker.supervisor.graph import Graph, is_link
+
+SPECS = {
+    "Load": OpSpec("Load", outputs=(Port("model", "MODEL"),)),
+    "Noise": OpSpec("Noise", outputs=(Port("latent", "LATENT"), Port("count", "INT")), params=(Param("seed", "INT", default=0, minimum=0),)),
+    "Sample": OpSpec(
+        "Sample",
+        inputs=(Port("model", "MODEL"), Port("latent", "LATENT", aliases=("latent_image",)), Port("mask", "MASK", optional=True)),
+        outputs=(Port("latent", "LATENT"),),
+        params=(Param("steps", "INT", default=20, minimum=1, maximum=100), Param("name", "CHOICE", choices=("euler", "heun"))),
+    ),
+    "Any": OpSpec("Any", inputs=(Port("value", "*"),), outputs=(Port("value", "*"),)),
+}  # fmt: skip
+
+GOOD = {
+    "1": {"class_type": "Load", "inputs": {}},
+    "2": {"class_type": "Noise", "inputs": {"seed": 3}},
+    "3": {"class_type": "Sample", "inputs": {"model": ["1", 0], "latent_image": ["2", 0], "name": "heun"}},
+}
+
+
+def problems_of(workflow):
+    with pytest.raises(WorkflowError) as caught:
+        Graph.read(workflow).check(SPECS)
+    return caught.value.problems
+
+
+def with_inputs(node, **inputs):
+    return {**GOOD, node: {**GOOD[node], "inputs": {**GOOD[node]["inputs"], **inputs}}}
+
+
+def test_a_good_workflow_passes_and_its_aliases_are_renamed():
+    graph = Graph.read(GOOD)
+    graph.check(SPECS)
+    assert graph.nodes["3"].links == {"model": ("1", 0), "latent": ("2", 0)}
+
+
+def test_reads_a_file(tmp_path):
+    path = tmp_path / "w.json"
+    path.write_text(json.dumps(GOOD))
+    assert list(Graph.read(path).nodes) == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "JSON object"),
+        ("{}", "no nodes"),
+        ('{"nodes": [], "links": []}', "API"),
+        ('{"1": {"inputs": {}}}', "class_type"),
+        ('{"1": {"class_type": "Load", "inputs": [1]}}', "inputs is a list"),
+        ("[" * 100_000, "not JSON"),
+    ],
+)
+def test_what_is_no_workflow_is_told_so(tmp_path, text, said):
+    path = tmp_path / "w.json"
+    path.write_text(text)
+    with pytest.raises(WorkflowError, match=said):
+        Graph.read(path)
+
+
+def test_a_missing_file_is_told_so(tmp_path):
+    with pytest.raises(WorkflowError, match="No such file"):
+        Graph.read(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("workflow", "node", "said"),
+    [
+        ({**GOOD, "4": {"class_type": "Sampel", "inputs": {}}}, "4", "did you mean 'Sample'"),
+        (with_inputs("3", model=["9", 0]), "3", "node '9', which is not there"),
+        (with_inputs("3", model=["1", 1]), "3", "slot 1 of node 1 (Load), which has 1 outputs"),
+        (with_inputs("3", model=["2", 0]), "3", "takes MODEL, but slot 0 of node 2 (Noise) gives LATENT"),
+        (with_inputs("3", model="a name"), "3", "takes a link to a MODEL, not 'a name'"),
+        (with_inputs("3", step=3), "3", "no input 'step'; did you mean 'steps'"),
+        (with_inputs("3", steps=0), "3", "'steps' is 0: it takes a whole number, 1 to 100"),
+        (with_inputs("3", steps=2.5), "3", "'steps' is 2.5"),
+        (with_inputs("3", steps=True), "3", "'steps' is True"),
+        (with_inputs("3", name="eulr"), "3", "did you mean 'euler'"),
+        (with_inputs("2", seed=-1), "2", "at least 0"),
+        ({"3": GOOD["3"]}, "3", "which is not there"),
+        ({"3": {"class_type": "Sample", "inputs": {}}}, "3", "'model' is missing"),
+        ({"3": {"class_type": "Sample", "inputs": {}}}, "3", "'name' is missing"),
+    ],
+)
+def test_each_problem_names_its_node_and_what_is_accepted(workflow, node, said):
+    assert any(at == node and said in text for at, text in problems_of(workflow)), problems_of(workflow)
+
+
+def test_all_problems_come_at_once():
+    workflow = with_inputs("3", model=["9", 0], steps=0, stps=1)
+    workflow["4"] = {"class_type": "Nothing", "inputs": {}}
+    assert len(problems_of(workflow)) == 4
+
+
+def test_only_the_nodes_of_a_cycle_are_blamed_for_it():
+    workflow = {
+        "a": {"class_type": "Any", "inputs": {"value": ["b", 0]}},
+        "b": {"class_type": "Any", "inputs": {"value": ["a", 0]}},
+        "after": {"class_type": "Any", "inputs": {"value": ["b", 0]}},
+        "self": {"class_type": "Any", "inputs": {"value": ["self", 0]}},
+        "free": {"class_type": "Any", "inputs": {"value": 1}},
+    }
+    assert {node for node, text in problems_of(workflow) if "cycle" in text} == {"a", "b", "self"}
+
+
+def test_settings_override_values_and_links():
+    graph = Graph.read(GOOD)
+    graph.set_values({"2.seed": 9, "3.latent_image": 1})
+    assert graph.nodes["2"].values["seed"] == 9
+    assert "latent_image" not in graph.nodes["3"].links
+
+
+@pytest.mark.parametrize("target", ["seed", "9.seed", "2."])
+def test_a_bad_setting_is_told(target):
+    with pytest.raises(WorkflowError, match="--set"):
+        Graph.read(GOOD).set_values({target: 1})
+
+
+@given(st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3), max_leaves=5))
+def test_only_an_id_and_a_slot_make_a_link(value):
+    expected = (
+        isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+        and type(value[1]) is int and value[1] >= 0
+    )  # fmt: skip
+    assert is_link(value) == expected
+
+
+@given(st.data())
+def test_any_graph_is_checked_without_a_crash(data):
+    ids = [str(n) for n in range(6)]
+    link = st.tuples(st.sampled_from(ids), st.integers(0, 2)).map(list)
+    inputs = st.dictionaries(st.sampled_from(["model", "latent", "latent_image", "mask", "value", "x"]), link | st.integers(), max_size=3)
+    node = st.fixed_dictionaries({"class_type": st.sampled_from([*SPECS, "Nope"]), "inputs": inputs})
+    workflow = data.draw(st.dictionaries(st.sampled_from(ids), node, min_size=1))
+    try:
+        Graph.read(workflow).check(SPECS)
+    except WorkflowError as error:
+        assert error.problems

@@ -1,0 +1,153 @@
+"""Values ⇄ messages, checked against protobuf's own runtime; malformed packets."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vortex_worker._core.handle import TensorHandle
+from vortex_worker.errors import JOB_ERRORS, ExecutionError, JobError, ProtocolError
+from vortex_worker.ipc import control_pb2 as pb
+from vortex_worker.ipc import protocol
+
+
+def refuse(value, into):
+    raise TypeError(type(value).__name__)
+
+
+def round_trip(value):
+    message = pb.Value()
+    protocol.pack(value, message, refuse)
+    again = pb.Value.FromString(message.SerializeToString())
+    return protocol.unpack(again, lambda handle: handle, lambda number, type: (number, type))
+
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 63), (1 << 64) - 1)
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(exclude_categories=["Cs"]))
+    | st.binary(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=4),
+    max_leaves=20,
+)  # fmt: skip
+
+
+def same(a, b):
+    return type(a) is type(b) and a == b
+
+
+@given(plain)
+def test_plain_values_survive_exactly(value):
+    assert same(round_trip(value), value)
+
+
+@pytest.mark.parametrize("seed", [0, 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, -1, -(1 << 63)])
+def test_64_bit_seeds_survive_exactly(seed):
+    assert same(round_trip(seed), seed)
+
+
+def test_floats_that_are_no_numbers_survive():
+    assert math.isnan(round_trip(math.nan))
+    assert round_trip(-math.inf) == -math.inf
+
+
+def test_true_is_not_one():
+    assert round_trip([True, 1]) == [True, 1]
+    assert round_trip(True) is True
+
+
+def test_handles_travel_whole():
+    for handle in (
+        TensorHandle(1 << 21, 24, 12, (2, 3)),
+        TensorHandle((1 << 63) + 64, 0, 1, ()),
+        TensorHandle(0, 96, 13, (2, 2), (4, 1)),
+        TensorHandle(64, 500, 0, (), None, 1),
+    ):
+        assert round_trip(handle) == handle
+
+
+@pytest.mark.parametrize("value", [1 << 64, -(1 << 63) - 1])
+def test_integers_beyond_64_bits_are_refused(value):
+    with pytest.raises(ValueError, match="64 bits"):
+        round_trip(value)
+
+
+def test_deep_nesting_is_refused_on_both_sides():
+    deep = []
+    for _ in range(40):
+        deep = [deep]
+    with pytest.raises(ValueError, match="deeper"):
+        round_trip(deep)
+    message = value = pb.Value()
+    for _ in range(40):
+        value.list.SetInParent()
+        value = value.list.items.add()
+    value.null = True
+    with pytest.raises(ProtocolError, match="deeper"):
+        protocol.unpack(message, None, None)
+
+
+def test_keys_must_be_strings():
+    with pytest.raises(TypeError, match="keys"):
+        round_trip({1: 2})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xff\xff\xff\xff",  # no field number
+        b"\x12\xff\xff\xff\xff\x0f",  # a length beyond the end
+        pb.ControlPacket(seq=1).SerializeToString(),  # no body
+        b"\x9a\x06\x00",  # only field 99: a body of a later version
+    ],
+)
+def test_malformed_packets_are_protocol_errors(body):
+    with pytest.raises(ProtocolError):
+        protocol.decode(body)
+
+
+def test_unknown_fields_are_ignored():
+    body = pb.ControlPacket(ping=pb.Ping(nonce=3)).SerializeToString() + b"\xa0\x06\x07"
+    assert protocol.decode(body).ping.nonce == 3
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_decode_or_are_refused(body):
+    try:
+        packet = protocol.decode(body)
+    except ProtocolError:
+        return
+    assert packet.WhichOneof("body")
+
+
+def test_a_value_of_no_kind_is_refused():
+    with pytest.raises(ProtocolError, match="no kind"):
+        protocol.unpack(pb.Value(), None, None)
+
+
+def test_packets_are_numbered():
+    encoder = protocol.Encoder()
+    frames = [encoder.encode(ping=pb.Ping()) for _ in range(3)]
+    assert [protocol.decode(frame).seq for frame in frames] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("code", JOB_ERRORS)
+def test_errors_keep_code_message_and_details(code):
+    error = JOB_ERRORS[code]("something\ud800 broke", {"port": "x"}, retryable=True)
+    again = protocol.unpack_error(pb.Error.FromString(protocol.pack_error(error).SerializeToString()))
+    assert (type(again), again.code, again.details, again.retryable) == (type(error), code, {"port": "x"}, True)
+    assert "broke" in again.message
+
+
+def test_an_unknown_code_is_kept_as_a_detail():
+    again = protocol.unpack_error(pb.Error(code="WK-099", message="new"))
+    assert isinstance(again, ExecutionError)
+    assert again.details["code"] == "WK-099"
+
+
+def test_every_error_code_is_taken_once():
+    codes = [cls.code for cls in JobError.__subclasses__()]
+    assert sorted(codes) == [f"WK-{n:03}" for n in range(1, 14)]

@@ -1,0 +1,120 @@
+"""Where jobs go: in order, to where their objects are, and nowhere twice."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from vortex_worker.supervisor.job import Job
+from vortex_worker.supervisor.objects import ObjectRef
+from vortex_worker.supervisor.scheduler import Scheduler, home_of, missing
+from vortex_worker.supervisor.task import Task, Work
+
+
+class Worker:
+    """All that the scheduler asks of a worker."""
+
+    def __init__(self):
+        self.alive = True
+        self.dropped_objects = []
+
+
+def task(number, refs=(), pinned=None):
+    return Task(Job(number, "Op", lambda job: None), Work("Op", {}, {}, [], list(refs)), pinned=pinned)
+
+
+def test_jobs_go_in_the_order_they_came():
+    scheduler, worker = Scheduler(), Worker()
+    tasks = [task(n) for n in range(5)]
+    for each in tasks:
+        scheduler.add(each)
+    assert [scheduler.take(worker) for _ in range(6)] == [*tasks, None]
+
+
+def test_a_retried_job_goes_first():
+    scheduler, worker = Scheduler(), Worker()
+    first, retried = task(1), task(2)
+    scheduler.add(first)
+    scheduler.add(retried, first=True)
+    assert scheduler.take(worker) is retried
+
+
+def test_a_job_waits_for_the_worker_that_has_its_objects():
+    scheduler, here, there = Scheduler(), Worker(), Worker()
+    job = task(1, [ObjectRef(here, 7, "MODEL")])
+    scheduler.add(job)
+    assert scheduler.take(there) is None
+    assert scheduler.take(here) is job
+
+
+def test_a_job_with_objects_in_two_places_goes_where_most_are():
+    here, there = Worker(), Worker()
+    refs = [ObjectRef(here, 1, "A"), ObjectRef(there, 2, "B"), ObjectRef(there, 3, "C")]
+    assert home_of(refs) is there
+    assert missing(refs, there) == [refs[0]]
+
+
+def test_a_dead_workers_objects_are_missing_everywhere():
+    here, there = Worker(), Worker()
+    ref = ObjectRef(here, 1, "A")
+    here.alive = False
+    assert home_of([ref]) is None
+    assert missing([ref, ref], there) == [ref]
+
+
+def test_a_dead_workers_jobs_are_placed_anew():
+    scheduler, here, there = Scheduler(), Worker(), Worker()
+    waiting = task(1, [ObjectRef(here, 7, "MODEL")])
+    scheduler.add(waiting)
+    here.alive = False
+    assert scheduler.evict(here) == [waiting]
+    scheduler.add(waiting)
+    assert scheduler.take(there) is waiting
+
+
+class Model(RuleBasedStateMachine):
+    """Against a list: whatever is added comes out once, in order, at a worker that may have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.scheduler = Scheduler()
+        self.workers = [Worker(), Worker(), Worker()]
+        self.waiting = []
+        self.count = 0
+
+    @rule(home=st.none() | st.integers(0, 2))
+    def add(self, home):
+        self.count += 1
+        pinned = None if home is None else self.workers[home]
+        new = task(self.count, pinned=pinned)
+        self.scheduler.add(new)
+        self.waiting.append(new)
+
+    @rule(index=st.integers(0, 30))
+    def cancel(self, index):
+        if self.waiting:
+            gone = self.waiting.pop(index % len(self.waiting))
+            assert self.scheduler.remove(gone)
+            assert not self.scheduler.remove(gone)
+
+    @rule(index=st.integers(0, 2))
+    def take(self, index):
+        worker = self.workers[index]
+        own = [t for t in self.waiting if t.pinned is worker]
+        free = [t for t in self.waiting if t.pinned is None]
+        expected = (own or free or [None])[0]
+        assert self.scheduler.take(worker) is expected
+        if expected:
+            self.waiting.remove(expected)
+
+    @rule()
+    def drain(self):
+        assert self.scheduler.drain() == self.waiting
+        self.waiting = []
+
+    @invariant()
+    def counts(self):
+        assert len(self.scheduler) == len(self.waiting)
+
+
+Model.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestScheduler = Model.TestCase

@@ -1,0 +1,64 @@
+"""``job.*``: a no-op job from call to result, through a sandboxed worker and back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from vortex_worker.bench.measure import Result, Target, each, median, p99
+
+
+def pingpong(count: int) -> float:
+    """Median round trip of the C reference, s: two processes, one send and one recv each way."""
+    program = Path(__file__).with_name("pingpong")
+    done = subprocess.run([program, "--count", str(count), "--size", "64"], capture_output=True, check=True)
+    return float(json.loads(done.stdout)["median_ns"]) / 1e9
+
+
+def _identity(fabric: Any, tensor: Any) -> Any:
+    return fabric.run("Identity", {"tensor": tensor})["tensor"]
+
+
+def job_roundtrip(quick: bool) -> Result:
+    """A 4 KiB tensor goes in and comes out."""
+    import torch
+
+    from vortex_worker.supervisor.fabric import Fabric
+
+    count = 1000 if quick else 10_000
+    with Fabric(1) as fabric:
+        tensor = fabric.tensor(torch.arange(1024.0))
+        assert torch.equal(_identity(fabric, tensor), tensor)
+        before = pingpong(count)
+        samples = each(lambda: _identity(fabric, tensor), count)
+        after = pingpong(count)
+    return Result(
+        "no-op job, 4 KiB tensor in and out, API to API", "µs", median(samples) * 1e6, p99(samples) * 1e6,
+        "C ping-pong on a Unix socket, two processes", (before + after) / 2 * 1e6, Target("ratio", 3.0, 1.4),
+    )  # fmt: skip
+
+
+def job_tensor64m(quick: bool) -> Result:
+    """The same with 64 MiB: size must not matter, since nothing is copied."""
+    import torch
+
+    from vortex_worker.supervisor.fabric import Fabric
+
+    rounds = 20 if quick else 100
+    with Fabric(1) as fabric:
+        small = fabric.tensor(torch.arange(1024.0))
+        large = fabric.empty((16 << 20,), torch.float32).fill_(7.0)
+        out = _identity(fabric, large)
+        assert out.data_ptr() == large.data_ptr()
+        assert out.numel() * out.element_size() == 64 << 20
+        large_samples: list[float] = []
+        small_samples: list[float] = []
+        for _ in range(rounds):
+            large_samples += each(lambda: _identity(fabric, large), 20)
+            small_samples += each(lambda: _identity(fabric, small), 20)
+    return Result(
+        "no-op job, 64 MiB tensor in and out", "µs", median(large_samples) * 1e6, p99(large_samples) * 1e6,
+        "the same with 4 KiB", median(small_samples) * 1e6, Target("ratio", 1.2, 1.1),
+    )  # fmt: skip

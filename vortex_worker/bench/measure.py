@@ -1,0 +1,103 @@
+"""What a benchmark gives, and how samples become figures."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the figure must be, and what we aim at. ``of``: the median itself, or its ratio to the reference."""
+
+    of: Literal["median", "ratio"]
+    must: float
+    aim: float
+    higher_is_better: bool = False
+
+    def verdict(self, result: Result) -> str:
+        value = result.median if self.of == "median" else result.ratio
+        if self.higher_is_better:
+            return "reaches the aim" if value >= self.aim else "meets the target" if value >= self.must else "misses the target"
+        return "reaches the aim" if value <= self.aim else "meets the target" if value <= self.must else "misses the target"
+
+    def __str__(self) -> str:
+        sign = "≥" if self.higher_is_better else "≤"
+        what = "" if self.of == "median" else "× "
+        return f"{what}{sign} {self.must:g} (aim {self.aim:g})"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One figure beside its reference, both in ``unit``."""
+
+    what: str
+    unit: str
+    median: float
+    p99: float
+    reference: str  # what the reference is
+    reference_median: float
+    target: Target
+
+    @property
+    def ratio(self) -> float:
+        return self.median / self.reference_median
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "what": self.what,
+            "unit": self.unit,
+            "median": self.median,
+            "p99": self.p99,
+            "reference": self.reference,
+            "reference_median": self.reference_median,
+            "ratio": self.ratio,
+            "target": {"of": self.target.of, "must": self.target.must, "aim": self.target.aim},
+            "verdict": self.target.verdict(self),
+        }
+
+
+def median(samples: Sequence[float]) -> float:
+    return statistics.median(samples)
+
+
+def p99(samples: Sequence[float]) -> float:
+    """The 99th percentile; the largest of fewer than a hundred."""
+    ordered = sorted(samples)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
+
+
+def interleaved(
+    first: Callable[[], object], second: Callable[[], object], *, rounds: int, loops: int
+) -> tuple[list[float], list[float]]:
+    """Seconds a call of each, in ``rounds`` batches of ``loops`` calls, turn by turn: a noisy machine hits both."""
+    first(), second()
+    samples: tuple[list[float], list[float]] = ([], [])
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            for function, into in ((first, samples[0]), (second, samples[1])):
+                begun = time.perf_counter()
+                for _ in range(loops):
+                    function()
+                into.append((time.perf_counter() - begun) / loops)
+    finally:
+        gc.enable()
+    return samples
+
+
+def each(function: Callable[[], object], count: int) -> list[float]:
+    """Seconds of each of ``count`` calls, after a tenth to warm up."""
+    for _ in range(max(1, count // 10)):
+        function()
+    samples = []
+    for _ in range(count):
+        begun = time.perf_counter()
+        function()
+        samples.append(time.perf_counter() - begun)
+    return samples

@@ -1,0 +1,77 @@
+"""``sandbox.*``: what the locks cost, to put on and to wear."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from vortex_worker.bench.measure import Result, Target, median, p99
+
+
+def sandbox_install(quick: bool) -> Result:
+    """Landlock and both filters, in a fresh process each time."""
+    done = [_child("install") for _ in range(5 if quick else 20)]
+    samples = [run["install_ns"] / 1e6 for run in done]
+    compiled = [run["compile_ns"] / 1e6 for run in done]
+    assert all(run["seccomp"] == 2 for run in done)
+    return Result(
+        "Landlock and both filters put in force", "ms", median(samples), p99(samples),
+        "both policies read and compiled, once before", median(compiled), Target("median", 2.0, 0.5),
+    )  # fmt: skip
+
+
+def sandbox_overhead(quick: bool) -> Result:
+    """Sampler steps a second in two processes alike but for the sandbox, turn by turn."""
+    rounds = 6 if quick else 30
+    with _Child("sample-sandboxed") as locked, _Child("sample-bare") as bare:
+        inside, outside = [], []
+        for turn in range(rounds):
+            order = ((locked, inside), (bare, outside)) if turn % 2 else ((bare, outside), (locked, inside))
+            for child, into in order:
+                into.append(child.ask()["steps_per_second"])
+        a, b = locked.ask(), bare.ask()
+        assert a["seccomp"] == 2
+        assert b["seccomp"] != 2
+        assert a["digest"] == b["digest"]  # the same bits, sandboxed or not
+    return Result(
+        "sampler steps a second, sandboxed", "1/s", median(inside), p99(inside),
+        "the same, not sandboxed", median(outside), Target("ratio", 0.98, 0.995, higher_is_better=True),
+    )  # fmt: skip
+
+
+def _command(mode: str) -> list[str]:
+    return [sys.executable, "-m", "vortex_worker.bench.sandbox_child", mode]
+
+
+def _child(mode: str) -> dict[str, Any]:
+    done = subprocess.run(_command(mode), capture_output=True, check=True)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+class _Child:
+    """A child that answers a line of JSON for each line."""
+
+    def __init__(self, mode: str) -> None:
+        self._process = subprocess.Popen(_command(mode), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> _Child:
+        self.ask()  # the first is a warm-up
+        return self
+
+    def ask(self) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
