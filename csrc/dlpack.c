@@ -2,7 +2,7 @@
 
 #include <stdlib.h>
 
-/* Type codes of the specification. */
+/* DLDataTypeCode */
 enum { DL_INT = 0, DL_UINT = 1, DL_FLOAT = 2, DL_BFLOAT = 4, DL_COMPLEX = 5, DL_BOOL = 6, DL_F8_E4M3FN = 10, DL_F8_E5M2 = 12 };
 
 static const vw_dl_dtype dtypes[VW_DTYPE_COUNT] = {
@@ -14,30 +14,38 @@ static const vw_dl_dtype dtypes[VW_DTYPE_COUNT] = {
     [VW_C64] = {DL_COMPLEX, 64, 1},    [VW_C128] = {DL_COMPLEX, 128, 1},
 };
 
-vw_dl_managed *vw_dl_new(const vw_handle *handle, void *data, void (*deleter)(vw_dl_managed *)) {
+/* `shape` has room for shape and strides. */
+static void fill(vw_dl_tensor *tensor, const vw_handle *handle, void *data, int64_t *shape) {
   uint32_t ndim = handle->ndim;
-  vw_dl_managed *managed = malloc(sizeof *managed + 2 * sizeof(int64_t) * ndim);
-  if (!managed) return NULL;
-  int64_t *shape = (int64_t *)(managed + 1);
-  int64_t *strides = shape + ndim;
+  int64_t *strides = shape + ndim; /* always given: version 1.2 no longer takes NULL for C order */
   int64_t step = 1;
   for (uint32_t i = ndim; i-- > 0;) {
     shape[i] = handle->shape[i];
     strides[i] = handle->strided ? handle->strides[i] : step;
     if (!handle->strided && shape[i] > 1) step *= shape[i];
   }
-  managed->tensor = (vw_dl_tensor){
+  *tensor = (vw_dl_tensor){
       .data = data,
       .device = {.type = 1, .id = 0},
       .ndim = (int32_t)ndim,
       .dtype = dtypes[handle->dtype],
       .shape = shape,
-      .strides = strides, /* always given: DLPack 1.2 deprecates NULL */
-      .byte_offset = 0,
+      .strides = strides,
   };
-  managed->context = managed->arena = managed->owner = NULL;
-  managed->deleter = deleter;
+}
+
+vw_dl_managed *vw_dl_new(const vw_handle *handle, void *data, void (*deleter)(vw_dl_managed *)) {
+  vw_dl_managed *managed = malloc(sizeof *managed + 2 * sizeof(int64_t) * handle->ndim);
+  if (!managed) return NULL;
+  *managed = (vw_dl_managed){.deleter = deleter};
+  fill(&managed->tensor, handle, data, (int64_t *)(managed + 1));
   return managed;
 }
 
-void vw_dl_free(vw_dl_managed *managed) { free(managed); }
+vw_dl_versioned *vw_dl_new_versioned(const vw_handle *handle, void *data, void (*deleter)(vw_dl_versioned *)) {
+  vw_dl_versioned *managed = malloc(sizeof *managed + 2 * sizeof(int64_t) * handle->ndim);
+  if (!managed) return NULL;
+  *managed = (vw_dl_versioned){.version = {.major = 1, .minor = 0}, .deleter = deleter};
+  fill(&managed->tensor, handle, data, (int64_t *)(managed + 1));
+  return managed;
+}

@@ -34,7 +34,7 @@ static void handle(int signal, siginfo_t *info, void *context) {
   if (from_kernel) record(signal, (uintptr_t)info->si_addr);
   const struct sigaction *before = signal == SIGSEGV ? &target.segv : &target.bus;
   if (before->sa_handler == SIG_DFL) {
-    int *volatile nowhere = NULL; /* raise() would need tgkill, which filters deny */
+    volatile int *volatile nowhere = NULL; /* raise() would need tgkill, which filters may deny */
     if (!from_kernel) *nowhere = 0;
     return;
   }

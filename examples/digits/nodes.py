@@ -39,7 +39,12 @@ class DigitsPrompt(AbstractExecutor):
     """What to draw: one digit for each character; and the same many of "no digit" to steer away from."""
 
     op_type = "DigitsPrompt"
-    output_ports = (Port("digits", "CONDITIONING"), Port("none", "CONDITIONING"), Port("latent", "LATENT"))
+    output_ports = (
+        Port("digits", "CONDITIONING"),
+        Port("none", "CONDITIONING"),
+        Port("latent", "LATENT"),
+        Port("text", "STRING"),
+    )
     params = (Param("text", "STRING", default="0123456789", doc="digits; other characters are passed over"),)
 
     def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
@@ -56,6 +61,7 @@ class DigitsPrompt(AbstractExecutor):
             "digits": [[classes, {}]],
             "none": [[torch.full_like(classes, NULL), {}]],
             "latent": {"samples": torch.zeros(len(classes), 1, 28, 28)},
+            "text": params["text"],
         }
 
 

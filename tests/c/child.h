@@ -15,6 +15,7 @@ static inline int in_child(void (*body)(void *), void *argument) {
   pid_t child = fork();
   CHECK(child >= 0);
   if (child == 0) {
+    alarm(60);
     body(argument);
     _exit(0);
   }
@@ -24,11 +25,11 @@ static inline int in_child(void (*body)(void *), void *argument) {
 }
 
 /* PASS for a function that needs a process of its own. */
-#define IN_CHILD(test)                            \
-  do {                                            \
-    CHECK_EQUAL(in_child(test, NULL), 0);         \
-    printf("ok %s\n", #test);                     \
-    fflush(stdout);                               \
+#define IN_CHILD(test)                                                                                       \
+  do {                                                                                                       \
+    CHECK_EQUAL(in_child(test, NULL), 0);                                                                    \
+    printf("ok %s\n", #test);                                                                                \
+    fflush(stdout);                                                                                          \
   } while (0)
 
 #endif

@@ -79,7 +79,8 @@ static void test_byte_by_byte_and_all_at_once(void) {
   enum { ROUNDS = 2000 };
   uint8_t *stream = malloc(ROUNDS * 512);
   size_t total = 0, seen = 0;
-  for (int i = 0; i < ROUNDS * SIZES; i++) total += put_frame(stream + total, sizes[i % SIZES], (uint8_t)(i % SIZES));
+  for (int i = 0; i < ROUNDS * SIZES; i++)
+    total += put_frame(stream + total, sizes[i % SIZES], (uint8_t)(i % SIZES));
   vw_reader reader;
   CHECK_EQUAL(vw_reader_init(&reader, LIMIT), 0);
   for (size_t i = 0; i < total; i++) feed(&reader, stream + i, 1, &seen);
@@ -361,7 +362,8 @@ static void test_large_frames_in_parts(void) {
     const uint32_t lengths[] = {LIMIT, 1, 1000000};
     for (int i = 0; i < 3; i++) {
       CHECK_EQUAL(vw_writer_load(&writer, body, lengths[i], LIMIT), 0);
-      CHECK_EQUAL(vw_writer_flush(&writer, fds[0], i == 2 ? vw_monotonic_ns() + 20000000000u : VW_FOREVER), 0);
+      CHECK_EQUAL(vw_writer_flush(&writer, fds[0], i == 2 ? vw_monotonic_ns() + 20000000000u : VW_FOREVER),
+                  0);
     }
     pthread_join(thread, NULL);
     close(fds[0]);

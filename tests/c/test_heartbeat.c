@@ -165,7 +165,8 @@ static void name_and_signals(void *argument) {
     if (strcmp(line, "vw-heartbeat\n")) continue; /* the sanitizer's own thread */
     thread_line(tid, "status", "SigBlk:", line, sizeof line);
     /* Bits of 1 to 31 but KILL and STOP; the C library keeps 32 and 33 for itself. */
-    CHECK_EQUAL(strtoull(line + 7, NULL, 16) & 0x7fffffff, 0x7fffffff & ~(1u << (SIGKILL - 1) | 1u << (SIGSTOP - 1)));
+    CHECK_EQUAL(strtoull(line + 7, NULL, 16) & 0x7fffffff,
+                0x7fffffff & ~(1u << (SIGKILL - 1) | 1u << (SIGSTOP - 1)));
     sigset_t mine;
     pthread_sigmask(SIG_SETMASK, NULL, &mine);
     CHECK_EQUAL(sigismember(&mine, SIGTERM), 0); /* the caller's mask is as it was */

@@ -107,7 +107,7 @@ static void as_abi(void *argument) {
   CHECK_EQUAL(truncate(in_root(1, "writable.txt"), 0), 0);
   CHECK_EQUAL(bind(tcp, (struct sockaddr *)&address, sizeof address) < 0 ? errno : 0, abi >= 4 ? EACCES : 0);
   CHECK_EQUAL(connect(tcp, (struct sockaddr *)&address, sizeof address) < 0 ? errno : 0,
-           abi >= 4 ? EACCES : ECONNREFUSED);
+              abi >= 4 ? EACCES : ECONNREFUSED);
   CHECK_EQUAL(kill(getppid(), 0) < 0 ? errno : 0, abi >= 6 ? EPERM : 0);
   CHECK_EQUAL(connect(local, (struct sockaddr *)&name, size) < 0 ? errno : 0, abi >= 6 ? EPERM : 0);
   if (terminal >= 0) close(terminal);
@@ -194,8 +194,8 @@ int main(void) {
   IN_CHILD(faults);
   IN_CHILD(with_threads);
 
-  const char *const names[] = {"open/out.txt", "open/deep/file.txt", "open/deep", "open", "single.txt", "writable.txt",
-                               "closed.txt"};
+  const char *const names[] = {"open/out.txt", "open/deep/file.txt", "open/deep", "open",
+                               "single.txt",   "writable.txt",       "closed.txt"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) CHECK_EQUAL(remove(in_root(0, names[i])), 0);
   CHECK_EQUAL(rmdir(root), 0);
   return 0;

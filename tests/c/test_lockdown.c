@@ -57,7 +57,8 @@ static void everything_inherited_goes(void *argument) {
   (void)argument;
   struct stat null, now;
   CHECK_EQUAL(stat("/dev/null", &null), 0);
-  int zero = open("/dev/zero", O_RDONLY), far = fcntl(zero, F_DUPFD, 900), kept = dup(zero), farther = fcntl(zero, F_DUPFD, 1000);
+  int zero = open("/dev/zero", O_RDONLY), far = fcntl(zero, F_DUPFD, 900), kept = dup(zero),
+      farther = fcntl(zero, F_DUPFD, 1000);
   CHECK(zero > 2 && far >= 900 && kept > 2 && farther >= 1000);
   CHECK_EQUAL(dup2(zero, 0), 0);
   ino_t device = inode_of(zero), log = inode_of(2);
@@ -158,7 +159,8 @@ static void without_privileges(void *argument) { /* as most people run it */
 
 static void *sleep_on(void *argument) {
   (void)argument;
-  for (;;) pause();
+  pause();
+  return NULL;
 }
 
 static void refusals(void *argument) {
@@ -228,7 +230,8 @@ static void *other_thread(bool own_filter, bool all_threads, int expected) {
   CHECK_EQUAL(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
   CHECK_EQUAL(pthread_create(&thread, NULL, call_when_told, own_filter ? from_main : NULL), 0);
   CHECK_EQUAL(read(to_main[0], &byte, 1), 1);
-  int rc = vw_install_filter(no_getppid, sizeof no_getppid, all_threads ? VW_FILTER_ALL_THREADS : 0, &offender);
+  int rc =
+      vw_install_filter(no_getppid, sizeof no_getppid, all_threads ? VW_FILTER_ALL_THREADS : 0, &offender);
   CHECK_EQUAL(rc, expected);
   CHECK((rc == -EBUSY) == (offender > 0));
   CHECK_EQUAL(write(from_main[1], "g", 1), 1);
@@ -271,7 +274,8 @@ static void filter_tells_a_listener(void *argument) {
   const struct sock_filter telling[] = {LOAD_NUMBER, ON(SYS_getppid, SECCOMP_RET_USER_NOTIF), ALLOW};
   int thread;
   CHECK_EQUAL(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-  int listener = vw_install_filter(telling, sizeof telling, VW_FILTER_ALL_THREADS | VW_FILTER_LISTENER, &thread);
+  int listener =
+      vw_install_filter(telling, sizeof telling, VW_FILTER_ALL_THREADS | VW_FILTER_LISTENER, &thread);
   CHECK(listener > 2);
   pthread_t asking;
   CHECK_EQUAL(pthread_create(&asking, NULL, ask_parent, NULL), 0);

@@ -1,30 +1,18 @@
 """The arena's mapping, and zero-copy views of it: DLPack capsules and buffers."""
 
 cimport cython
-from cpython.buffer cimport (
-    PyBUF_SIMPLE,
-    PyBuffer_FillInfo,
-    PyBuffer_IsContiguous,
-    PyBuffer_Release,
-    PyObject_GetBuffer,
-)
-from cpython.memoryview cimport PyMemoryView_FromObject, PyMemoryView_GET_BUFFER
-from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New
-from cpython.ref cimport PyObject, Py_XDECREF, Py_XINCREF
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from libc.errno cimport EINVAL
 from libc.stdint cimport INT64_MAX, UINT64_MAX, uint64_t
 from libc.string cimport memcpy
 
 from vortex_worker._core._check cimport check
-from vortex_worker._core.handle cimport TensorHandle, vw_handle
+from vortex_worker._core.dlpack cimport Importer, encapsulate
+from vortex_worker._core.handle cimport TensorHandle
 
 import os
 
 from vortex_worker.errors import ConfigError, InvalidHandle
-
-
-cdef extern from "Python.h":
-    bint Py_IsInitialized() nogil
 
 
 cdef extern from "arena.h" nogil:
@@ -51,15 +39,6 @@ cdef extern from "arena.h" nogil:
     uint64_t vw_arena_locate(const vw_arena *arena, const void *address, uint64_t nbytes)
     int vw_arena_prefault(const vw_arena *arena, uint64_t offset, uint64_t nbytes)
     int vw_arena_discard(const vw_arena *arena, uint64_t offset, uint64_t nbytes)
-
-
-cdef extern from "dlpack.h" nogil:
-    ctypedef struct vw_dl_managed:
-        void *arena
-        void *owner
-
-    vw_dl_managed *vw_dl_new(const vw_handle *handle, void *data, void (*deleter)(vw_dl_managed *) noexcept nogil)
-    void vw_dl_free(vw_dl_managed *managed)
 
 
 # Copies above this many bytes let other threads run meanwhile; below, giving up the GIL costs more.
@@ -224,21 +203,30 @@ cdef class Arena:
             raise InvalidHandle(f"{nbytes} bytes at offset {offset} are outside the arena of {self.c.size} bytes")
         return found
 
-    def capsule(self, TensorHandle handle not None, owner=None):
-        """A DLPack capsule over the tensor: what torch adopts without a copy.
+    cdef char *_data_of(self, TensorHandle handle) except NULL:
+        cdef c_bool writable
+        handle.require(self.c.data_offset, self.c.data_size)
+        handle.require_raw()
+        return self.at(handle.c.offset, handle.c.nbytes, &writable)
+
+    def tensor(self, Importer importer not None, TensorHandle handle not None, owner=None):
+        """The tensor of ``importer``'s framework that ``handle`` stands for: no copy.
 
         The mapping and ``owner`` stay until the tensor, and every view of it, is gone. Without an
-        owner, the end of the tensor needs no GIL.
+        owner, its end needs no GIL.
 
         Raises:
             InvalidHandle: the handle is malformed, outside the data area, or not RAW.
         """
-        cdef c_bool writable
-        handle.require(self.c.data_offset, self.c.data_size)
-        if handle.c.encoding:
-            raise InvalidHandle("an Arrow IPC handle is a stream, not a tensor: read it through ArrowBridge")
-        cdef char *data = self.at(handle.c.offset, handle.c.nbytes, &writable)
-        return _encapsulate(handle, data, self.c, owner)
+        return importer.adopt(handle, self._data_of(handle), self.c, owner)
+
+    def capsule(self, TensorHandle handle not None, owner=None):
+        """The same as a DLPack capsule, for whoever reads such; one that is dropped unread lets go, too.
+
+        Raises:
+            InvalidHandle: as ``tensor``.
+        """
+        return encapsulate(handle, self._data_of(handle), self.c, owner)
 
     def buffer(self, uint64_t offset, uint64_t nbytes, owner=None):
         """An object with the buffer protocol over ``nbytes`` at ``offset``; read-only where the memory is."""
@@ -323,61 +311,3 @@ cdef class ArenaBuffer:
 
     def __len__(self):
         return self.nbytes
-
-
-def capsule_over(source, TensorHandle handle not None):
-    """A DLPack capsule over any contiguous buffer, read-only ones too, which it keeps exported.
-
-    ``handle`` counts from the buffer's first byte, which may be aligned to the dtype only. Nobody
-    may write to the tensor of a read-only buffer: torch doesn't know of such.
-
-    Raises:
-        InvalidHandle: the handle is malformed, reaches outside the buffer, or is not RAW.
-        BufferError: the source is not contiguous.
-    """
-    cdef object view = PyMemoryView_FromObject(source)
-    cdef Py_buffer *buffer = PyMemoryView_GET_BUFFER(view)
-    if not PyBuffer_IsContiguous(buffer, b"C"):
-        raise BufferError("the buffer is not contiguous")
-    handle.require(0, <uint64_t>buffer.len)
-    if handle.c.encoding:
-        raise InvalidHandle("an Arrow IPC handle is a stream, not a tensor: read it through ArrowBridge")
-    return _encapsulate(handle, <char *>buffer.buf + handle.c.offset, NULL, view)
-
-
-cdef object _encapsulate(TensorHandle handle, char *data, vw_arena *arena, owner):
-    cdef vw_dl_managed *managed = vw_dl_new(&handle.c, data, _delete)
-    if managed == NULL:
-        raise MemoryError()
-    managed.arena = arena
-    managed.owner = <void *>owner if owner is not None else NULL
-    if arena != NULL:
-        vw_arena_hold(arena)
-    Py_XINCREF(<PyObject *>managed.owner)
-    try:
-        return PyCapsule_New(managed, "dltensor", _abandon)
-    except BaseException:
-        _delete(managed)
-        raise
-
-
-# Called by whoever adopted the tensor, in any thread, with or without the GIL.
-cdef void _delete(vw_dl_managed *managed) noexcept nogil:
-    if managed.owner != NULL:
-        if not Py_IsInitialized():
-            return  # a static tensor outlived Python: its memory goes with the process
-        _give_up(<PyObject *>managed.owner)
-    if managed.arena != NULL:
-        vw_arena_drop(<vw_arena *>managed.arena)
-    vw_dl_free(managed)
-
-
-# A function of its own: one taking of the GIL, not one more for its locals.
-cdef void _give_up(PyObject *owner) noexcept with gil:
-    Py_XDECREF(owner)
-
-
-# Called at the end of a capsule that nobody adopted: an adopted one has another name by then.
-cdef void _abandon(object capsule) noexcept:
-    if PyCapsule_IsValid(capsule, "dltensor"):
-        _delete(<vw_dl_managed *>PyCapsule_GetPointer(capsule, "dltensor"))

@@ -42,3 +42,4 @@ cdef class TensorHandle:
     cdef vw_handle c                # the handle itself; never changes once made
 
     cdef int require(self, uint64_t offset, uint64_t size) except -1
+    cdef int require_raw(self) except -1

@@ -12,7 +12,10 @@ DTYPE_NAMES = {
     10: "f16", 11: "bf16", 12: "f32", 13: "f64", 14: "f8_e4m3fn", 15: "f8_e5m2", 16: "c64", 17: "c128",
 }
 
-RAW = 0
+cdef enum:
+    C_RAW = 0
+
+RAW = C_RAW
 ARROW_IPC = 1
 
 
@@ -92,6 +95,11 @@ cdef class TensorHandle:
         cdef vw_verdict verdict = vw_handle_check(&self.c, offset, size)
         if verdict.problem != VW_OK:
             raise InvalidHandle(_explain(self, verdict, offset, size), {"handle": repr(self)})
+        return 0
+
+    cdef int require_raw(self) except -1:
+        if self.c.encoding != C_RAW:
+            raise InvalidHandle("an Arrow IPC handle is a stream, not a tensor: read it through ArrowBridge")
         return 0
 
     def _key(self):

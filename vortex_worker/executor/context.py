@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -45,9 +46,13 @@ class JobContext:
         """Say that ``step`` of ``total`` are done; then ``check``. Cheap enough for every step.
 
         Raises:
+            TypeError: step or total is no whole number, or message no string.
             ValueError: not 0 ≤ step ≤ total.
             Cancelled, DeadlineExceeded: as ``check``.
         """
+        step, total = operator.index(step), operator.index(total)
+        if not isinstance(message, str):
+            raise TypeError(f"progress takes a string as its message, not a {type(message).__name__}")
         if not 0 <= step <= total < 1 << 32:
             raise ValueError(f"progress is step {step} of {total}: it takes 0 ≤ step ≤ total")
         self._report(step, total, message)
@@ -68,12 +73,15 @@ class JobContext:
     def empty(self, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.Tensor:
         """An uninitialised tensor in shared memory: returned as an output, it is not copied.
 
+        It is the CPU's whatever ``device`` is, and float32 unless ``dtype`` says otherwise.
+
         Raises:
             OutOfArena: the worker's lease is full.
         """
         import torch
 
-        if self._allocate is None:
-            return torch.empty(tuple(shape), dtype=dtype)
+        shape, dtype = tuple(shape), dtype or torch.float32
+        if self._allocate is None:  # a node that is tried out without a worker
+            return torch.empty(shape, dtype=dtype, device="cpu")
         tensor: torch.Tensor = self._allocate(shape, dtype)
         return tensor

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
 import inspect
-import os
-import sys
-import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vortex_worker.errors import ExecutorNotFound
 from vortex_worker.executor.base import AbstractExecutor
-from vortex_worker.executor.ports import OpSpec, Param, Port, as_ports
+from vortex_worker.executor.declaration import spec_of
+from vortex_worker.executor.failure import as_job_error, message_of, traceback_of
+from vortex_worker.executor.folder import NodeFolder
+from vortex_worker.executor.ports import OpSpec
 
 ENTRY_POINTS = "vortex_worker.executors"
 BUILTIN = (
@@ -46,6 +45,9 @@ class Registry:
         self._classes: dict[str, type[AbstractExecutor]] = {}
         self._specs: dict[str, OpSpec] = {}
         self._instances: dict[str, AbstractExecutor] = {}
+        self._folders: list[NodeFolder] = []
+        self._folder_of: dict[str, NodeFolder] = {}
+        self._entered: NodeFolder | None = None
 
     def load_builtin(self) -> None:
         """The nodes that come with the package. Imports no torch."""
@@ -53,27 +55,21 @@ class Registry:
             for cls in importlib.import_module(name).EXECUTORS:
                 self.add(cls, "builtin")
 
-    def load_folder(self, folder: str) -> None:
+    def load_folder(self, path: str) -> None:
         """Every module and package of a folder, but those whose names begin with ``_`` or ``.``.
 
-        Modules of the folder import each other by plain name.
+        Modules of the folder import each other by plain name; two folders may use the same names.
         """
-        names = []
-        for entry in sorted(os.listdir(folder)):
-            path = os.path.join(folder, entry)
-            if entry.startswith(("_", ".")):
-                continue
-            if entry.endswith(".py"):
-                names.append(entry[:-3])
-            elif os.path.isfile(os.path.join(path, "__init__.py")):
-                names.append(entry)
-        # For good: a node may import a sibling when it first runs.
-        sys.path.insert(0, folder)
-        importlib.invalidate_caches()
-        for name in names:
-            plugin = f"{os.path.basename(folder)}/{name}"
-            with self._reporting(plugin):
-                self._add_all(_classes_of(_import_from(folder, name)), plugin)
+        with self._reporting(path):
+            folder = NodeFolder(path, number=len(self._folders))
+            self._folders.append(folder)
+            self._enter(folder)
+            for name in folder.plugins:
+                plugin = f"{folder.name}/{name}"
+                with self._reporting(plugin):
+                    for cls in classes_of(folder.load(name)):
+                        with self._reporting(plugin):
+                            self._folder_of[self.add(cls, plugin).name] = folder
 
     def load_entry_points(self) -> None:
         """Installed plugins: entry points that name an executor class, or a module of some."""
@@ -83,7 +79,13 @@ class Registry:
             plugin = point.dist.name if point.dist else point.name
             with self._reporting(plugin):
                 found = point.load()
-                self._add_all([found] if inspect.isclass(found) else _classes_of(found), plugin)
+                if not inspect.isclass(found) and not inspect.ismodule(found):
+                    raise TypeError(
+                        f"{point.value} is a {type(found).__name__}: it must be a class or a module"
+                    )
+                for cls in [found] if inspect.isclass(found) else classes_of(found):
+                    with self._reporting(plugin):
+                        self.add(cls, plugin)
 
     @contextmanager
     def _reporting(self, plugin: str) -> Iterator[None]:
@@ -92,18 +94,11 @@ class Registry:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit as much as a SyntaxError: a plugin ends nobody but itself
-            try:
-                message = f"{type(error).__name__}: {error}"
-            except BaseException:
-                message = type(error).__name__
-            self.failures.append(PluginFailure(plugin, message, traceback.format_exc()))
+            text = message_of(error)
+            message = type(error).__name__ + (f": {text}" if text else "")
+            self.failures.append(PluginFailure(*map(_utf8, (plugin, message, traceback_of(error)))))
 
-    def _add_all(self, classes: Iterable[type[AbstractExecutor]], plugin: str) -> None:
-        for cls in classes:
-            with self._reporting(plugin):
-                self.add(cls, plugin)
-
-    def add(self, cls: type[AbstractExecutor], source: str) -> None:
+    def add(self, cls: type[Any], source: str) -> OpSpec:
         """Add one node.
 
         Raises:
@@ -111,25 +106,39 @@ class Registry:
         """
         spec = spec_of(cls, source)
         if spec.name in self._specs:
-            raise ValueError(f"there are two nodes {spec.name!r}: one of {self._specs[spec.name].source}, one of {source}")
+            raise ValueError(
+                f"there are two nodes {spec.name!r}: one of {self._specs[spec.name].source}, one of {source}"
+            )
         self._specs[spec.name] = spec
         self._classes[spec.name] = cls
+        return spec
 
     def get(self, op_type: str) -> tuple[AbstractExecutor, OpSpec]:
-        """The node of that name and its specification.
+        """The node of that name and its specification. It runs before ``get`` is called again.
 
         Raises:
             ExecutorNotFound: there is none; the message offers the nearest names.
+            ExecutionError: its ``__init__`` raised.
         """
         spec = self._specs.get(op_type)
         if spec is None:
             near = difflib.get_close_matches(op_type, self._specs, n=3)
             hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
             raise ExecutorNotFound(f"there is no node {op_type[:80]!r}{hint}", {"nearest": ", ".join(near)})
+        folder = self._folder_of.get(op_type)
+        if folder is not None and folder is not self._entered:
+            self._enter(folder)
         executor = self._instances.get(op_type)
         if executor is None:
-            executor = self._instances[op_type] = self._classes[op_type]()
+            try:
+                executor = self._instances[op_type] = self._classes[op_type]()
+            except BaseException as error:
+                raise as_job_error(error, f"{op_type}.__init__") from None
         return executor, spec
+
+    def _enter(self, folder: NodeFolder) -> None:
+        folder.enter([other for other in self._folders if other is not folder])
+        self._entered = folder
 
     def specs(self) -> list[OpSpec]:
         """Every node's specification, by name."""
@@ -137,69 +146,30 @@ class Registry:
 
     def cleanup(self) -> None:
         """Let every node that was used tidy up. One that fails does not keep the others from it."""
-        for name, executor in self._instances.items():
+        for name in self._instances:
             with self._reporting(name):
-                executor.cleanup()
+                self.get(name)[0].cleanup()
 
 
-def spec_of(cls: type[AbstractExecutor], source: str) -> OpSpec:
-    """What a node's class declares, checked.
+def classes_of(module: object) -> Iterable[type[AbstractExecutor]]:
+    """The nodes that a module, or the package it opens, defines.
 
-    Raises:
-        TypeError, ValueError: a sentence that says what is wrong with the declaration.
+    Not what it imports from elsewhere; nor bases for its own nodes: classes whose names begin with
+    ``_``, and abstract ones without an ``op_type``.
     """
-    name = getattr(cls, "op_type", None)
-    if not isinstance(name, str) or not name:
-        raise TypeError(f"{cls.__name__} has no op_type: it must be a string")
-    if inspect.isabstract(cls):
-        raise TypeError(f"{name} ({cls.__name__}) has no execute method")
-    for field in ("input_ports", "output_ports", "params"):
-        wanted = (Param,) if field == "params" else (Port, str)
-        items = getattr(cls, field)
-        if isinstance(items, str) or not all(isinstance(item, wanted) for item in items):
-            raise TypeError(f"{name}: {field} must be a sequence of {' or '.join(w.__name__ for w in wanted)}")
-    inputs, outputs, params = as_ports(cls.input_ports), as_ports(cls.output_ports), tuple(cls.params)
-    taken: set[str] = set()
-    for given in [n for port in inputs for n in (port.name, *port.aliases)] + [param.name for param in params]:
-        if given in taken:
-            raise ValueError(f"{name}: two inputs or params are called {given!r}")
-        taken.add(given)
-    if len({port.name for port in outputs}) != len(outputs):
-        raise ValueError(f"{name}: two outputs have one name")
-    doc = inspect.getdoc(cls) if cls.__doc__ else None
-    return OpSpec(name, inputs, outputs, params, bool(cls.mutates_inputs), source, (doc or "").split("\n")[0])
-
-
-def _import_from(folder: str, name: str) -> object:
-    """Import a module of a folder by its plain name, also where another folder had one of that name."""
-    loaded = sys.modules.get(name)
-    if loaded is not None and os.path.dirname(getattr(loaded, "__file__", None) or "").startswith(folder):
-        return loaded  # a sibling imported it already
-    path = os.path.join(folder, name)
-    path = os.path.join(path, "__init__.py") if os.path.isdir(path) else path + ".py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    if loaded is None or not _is_foreign(loaded):
-        sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def _is_foreign(module: object) -> bool:
-    """Whether it is no plugin's: a plugin file named like a library must not replace the library."""
-    path = getattr(module, "__file__", None)
-    return path is None or path.startswith((sys.prefix, sys.base_prefix))
-
-
-def _classes_of(module: object) -> list[type[AbstractExecutor]]:
-    """The executors that a module defines itself."""
-    return [
+    package = getattr(module, "__name__", "").partition(".")[0]
+    found = [
         value
-        for value in vars(module).values()
+        for value in list(vars(module).values())
         if inspect.isclass(value)
         and issubclass(value, AbstractExecutor)
-        and value is not AbstractExecutor
-        and value.__module__ == getattr(module, "__name__", None)
+        and value.__module__.partition(".")[0] == package
+        and not value.__name__.startswith("_")
+        and (hasattr(value, "op_type") or not inspect.isabstract(value))
     ]
+    return dict.fromkeys(found)  # once, also where it has two names
+
+
+def _utf8(text: str) -> str:
+    """``text`` without lone surrogates, which file names may have and the wire can't carry."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

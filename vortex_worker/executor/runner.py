@@ -72,10 +72,10 @@ def run(
             raise as_job_error(error, spec.name) from None
         # What the failed attempt made is held by its traceback.
         traceback.clear_frames(error.__traceback__)
-    free_memory()
-    gc.collect()
-    device.empty_cache()
     try:
+        free_memory()
+        gc.collect()
+        device.empty_cache()
         return attempt()
     except BaseException as error:
         if device.is_oom(unwrap(error)):

@@ -5,6 +5,7 @@ Needs no torch: a value can only be a tensor if somebody has imported it.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import math
 import sys
@@ -15,6 +16,8 @@ from vortex_worker.errors import ExecutionError, ValidationError
 from vortex_worker.executor.ports import REQUIRED, OpSpec, Param, Port
 
 _INT_LOW, _INT_HIGH = -(1 << 63), (1 << 64) - 1
+_MAX_PROBLEMS = 50  # told of one job: more help nobody
+_MAX_QUOTE = 60  # characters of a value
 
 
 def prepare(
@@ -22,7 +25,8 @@ def prepare(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Inputs by port and params with defaults filled in.
 
-    A port may be given by an alias, and a param among the inputs, as workflows do that link one.
+    A port may be given by an alias; and, as workflows link and type in what they please, a param may
+    come among the inputs and a port among the params.
 
     Raises:
         ValidationError: ``problems`` lists every one: unknown, missing, of the wrong type, out of range.
@@ -33,89 +37,116 @@ def prepare(
     ready: dict[str, Any] = {}
     settings: dict[str, Any] = {}
 
-    for name, value in inputs.items():
-        port = ports.get(name)
-        if port is not None:
-            if port.name in ready:
-                problems.append(f"input {port.name!r} is given twice, once as {name!r}")
-            ready[port.name] = value
-        elif name in known_params and name not in params:
-            settings[name] = value
-        else:
-            problems.append(f"{spec.name} has no input {name!r}{_near(name, ports)}")
-    for name, value in params.items():
-        if name in known_params:
-            settings[name] = value
-        elif name in ports and ports[name].name not in ready:
-            ready[ports[name].name] = value
-        else:
-            problems.append(f"{spec.name} has no parameter {name!r}{_near(name, known_params)}")
+    for kind, given in (("input", inputs), ("parameter", params)):
+        for name, value in given.items():
+            if name in ports:
+                into, own_name = ready, ports[name].name
+            elif name in known_params:
+                into, own_name = settings, name
+            else:
+                known = ports if kind == "input" else known_params
+                problems.append(
+                    f"{spec.name} has no {kind} {describe(name)}{_near(name, known, ports, known_params)}"
+                )
+                continue
+            if own_name in into:
+                problems.append(f"{own_name!r} is given twice, once as {kind} {name!r}")
+            into[own_name] = value
 
     for port in spec.inputs:
-        if port.name in ready:
-            if ready[port.name] is None and port.optional:
-                del ready[port.name]
-            elif problem := port_problem(port, ready[port.name]):
-                problems.append(f"input {problem}")
-        elif not port.optional:
-            problems.append(f"input {port.name!r} is missing: it takes {port.type}")
+        if port.name not in ready or (ready[port.name] is None and port.optional):
+            ready.pop(port.name, None)
+            if not port.optional:
+                problems.append(f"input {port.name!r} is missing: it takes {_accepted_at(port)}")
+        elif problem := port_problem(port, ready[port.name]):
+            problems.append(f"input {problem}")
+        elif port.type == "FLOAT":
+            ready[port.name] = float(ready[port.name])
     for param in spec.params:
-        if param.name in settings:
-            if problem := param_problem(param, settings[param.name]):
-                problems.append(f"parameter {problem}")
-            elif param.type == "FLOAT":
-                settings[param.name] = float(settings[param.name])
-        elif param.default is REQUIRED:
-            problems.append(f"parameter {param.name!r} is missing: it takes {accepted(param)}")
-        else:
-            settings[param.name] = param.default
+        if param.name not in settings:
+            if param.default is REQUIRED:
+                problems.append(f"parameter {param.name!r} is missing: it takes {accepted(param)}")
+            else:  # a node may change what it is given
+                settings[param.name] = copy.deepcopy(param.default)
+        elif problem := param_problem(param, settings[param.name]):
+            problems.append(f"parameter {problem}")
+        elif param.type == "FLOAT" and settings[param.name] is not None:
+            settings[param.name] = float(settings[param.name])
     if problems:
+        if len(problems) > _MAX_PROBLEMS:
+            problems[_MAX_PROBLEMS:] = [f"and {len(problems) - _MAX_PROBLEMS} more"]
         raise ValidationError(f"{spec.name}: " + "; ".join(problems), problems=problems)
     return ready, settings
 
 
 def port_problem(port: Port, value: Any) -> str | None:
     """What is wrong with ``value`` at ``port``, or None."""
-
-    def wrong(wanted: str) -> str:
-        return f"{port.name!r} is {describe(value)}: it takes {wanted}"
-
+    ok: bool
     match port.type:
         case "*":
-            return None
-        case "TENSOR" | "MASK":
-            return None if is_tensor(value) else wrong("a tensor")
-        case "IMAGE":
-            if not is_tensor(value) or value.dim() != 4 or value.shape[-1] not in (1, 3, 4):
-                return wrong("a float tensor [batch, height, width, 1, 3 or 4]")
-            return None if value.is_floating_point() else wrong("a floating-point tensor, 0 to 1")
-        case "LATENT":
-            if not isinstance(value, Mapping) or not is_tensor(value.get("samples")):
-                return wrong("a dict with a tensor 'samples'")
-            return None if value["samples"].dim() >= 3 else wrong("'samples' of [batch, channels, …]")
-        case "CONDITIONING":
-            ok = isinstance(value, list) and value and all(
-                isinstance(pair, list | tuple) and len(pair) == 2 and is_tensor(pair[0]) and isinstance(pair[1], Mapping)
-                for pair in value
-            )  # fmt: skip
-            return None if ok else wrong("a list of [tensor, dict]")
+            ok = True
         case "INT" | "FLOAT" | "STRING" | "BOOLEAN":
             return param_problem(Param(port.name, port.type), value)
+        case "TENSOR" | "MASK":
+            ok = is_tensor(value)
+        case "IMAGE":
+            ok = is_tensor(value) and value.dim() == 4 and value.shape[-1] in (1, 3, 4)
+            ok = ok and value.is_floating_point()
+        case "LATENT":
+            ok = (
+                isinstance(value, Mapping) and is_tensor(value.get("samples")) and value["samples"].dim() >= 3
+            )
+        case "CONDITIONING":
+            ok = isinstance(value, list | tuple) and len(value) > 0 and all(map(_is_condition, value))
         case _:
-            plain = value is None or isinstance(value, bool | int | float | str | bytes)
-            return wrong(f"a {port.type} object") if plain or is_tensor(value) else None
+            ok = not (
+                value is None or isinstance(value, bool | int | float | str | bytes) or is_tensor(value)
+            )
+    return None if ok else f"{port.name!r} is {describe(value)}: it takes {_accepted_at(port)}"
+
+
+def _is_condition(pair: Any) -> bool:
+    return (
+        isinstance(pair, list | tuple)
+        and len(pair) == 2
+        and is_tensor(pair[0])
+        and isinstance(pair[1], Mapping)
+    )
+
+
+def _accepted_at(port: Port) -> str:
+    match port.type:
+        case "*":
+            return "any value"
+        case "INT" | "FLOAT" | "STRING" | "BOOLEAN":
+            return accepted(Param(port.name, port.type))
+        case "TENSOR" | "MASK":
+            return "a tensor"
+        case "IMAGE":
+            return "a floating-point tensor [batch, height, width, 1, 3 or 4]"
+        case "LATENT":
+            return "a dict with 'samples', a tensor [batch, channels, …]"
+        case "CONDITIONING":
+            return "a list of [tensor, dict]"
+        case _:
+            return f"a {port.type} object"
 
 
 def param_problem(param: Param, value: Any) -> str | None:
-    """What is wrong with ``value`` for ``param``, or None."""
+    """What is wrong with ``value`` for ``param``, or None. None is right where it is the default."""
+    if value is None and param.default is None:
+        return None
     ok = False
+    hint = ""
     match param.type:
         case "ANY":
             return None
         case "INT":
-            ok = isinstance(value, int) and not isinstance(value, bool) and _INT_LOW <= value <= _INT_HIGH
+            ok = isinstance(value, int) and not isinstance(value, bool)
+            if ok and not _INT_LOW <= value <= _INT_HIGH:
+                ok, hint = False, " (of 64 bits)"
         case "FLOAT":
-            ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            ok = isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
         case "STRING":
             ok = isinstance(value, str)
         case "BOOLEAN":
@@ -125,23 +156,34 @@ def param_problem(param: Param, value: Any) -> str | None:
         case "LIST":
             ok = isinstance(value, list | tuple)
         case "CHOICE":
-            if isinstance(value, str) and value in param.choices:
-                return None
+            ok = isinstance(value, str) and value in param.choices
             hint = _near(value, param.choices) if isinstance(value, str) else ""
-            return f"{param.name!r} is {describe(value)}: it takes one of {', '.join(param.choices)}{hint}"
     if ok and param.minimum is not None and value < param.minimum:
         ok = False
     if ok and param.maximum is not None and value > param.maximum:
         ok = False
-    return None if ok else f"{param.name!r} is {describe(value)}: it takes {accepted(param)}"
+    return None if ok else f"{param.name!r} is {describe(value)}: it takes {accepted(param)}{hint}"
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False
 
 
 def accepted(param: Param) -> str:
     """What a parameter takes, in words."""
     words = {
-        "INT": "a whole number", "FLOAT": "a finite number", "STRING": "a string", "BOOLEAN": "true or false",
-        "BYTES": "bytes", "LIST": "a list", "ANY": "any value", "CHOICE": f"one of {', '.join(param.choices)}",
-    }[param.type]  # fmt: skip
+        "INT": "a whole number",
+        "FLOAT": "a finite number",
+        "STRING": "a string",
+        "BOOLEAN": "true or false",
+        "CHOICE": f"one of {', '.join(param.choices)}",
+        "BYTES": "bytes",
+        "LIST": "a list",
+        "ANY": "any value",
+    }[param.type]
     if param.minimum is not None and param.maximum is not None:
         return f"{words}, {param.minimum} to {param.maximum}"
     if param.minimum is not None:
@@ -158,17 +200,24 @@ def check_outputs(spec: OpSpec, result: Any) -> dict[str, Any]:
         ExecutionError: it gave no dict, too few or too many ports, or a value that fits none.
     """
     if not isinstance(result, Mapping):
-        raise ExecutionError(f"{spec.name} returned {describe(result)}: execute must return a dict by output port")
+        raise ExecutionError(
+            f"{spec.name} returned {describe(result)}: execute must return a dict by output port"
+        )
     names = [port.name for port in spec.outputs]
     missing = [name for name in names if name not in result]
-    extra = [str(name) for name in result if name not in names]
+    extra = [describe(name) for name in result if name not in names]
     if missing or extra:
-        said = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has unknown {', '.join(extra)}"] * bool(extra)
-        raise ExecutionError(f"{spec.name} returned a dict that {' and '.join(said)}: its outputs are {', '.join(names)}")
+        said = [f"lacks {', '.join(missing)}"] * bool(missing)
+        said += [f"has unknown {', '.join(extra[:_MAX_PROBLEMS])}"] * bool(extra)
+        raise ExecutionError(
+            f"{spec.name} returned a dict that {' and '.join(said)}: "
+            f"its outputs are {', '.join(names) or 'none'}"
+        )
+    outputs = {port.name: result[port.name] for port in spec.outputs}
     for port in spec.outputs:
-        if problem := port_problem(port, result[port.name]):
-            raise ExecutionError(f"{spec.name} returned a bad output: {problem}")
-    return {name: result[name] for name in names}
+        if problem := port_problem(port, outputs[port.name]):
+            raise ExecutionError(f"{spec.name} returned a bad output: {problem}", {"port": port.name})
+    return outputs
 
 
 def is_tensor(value: Any) -> bool:
@@ -183,17 +232,20 @@ def describe(value: Any) -> str:
         return f"a tensor {list(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
-    if isinstance(value, bool | int | float | str):
-        text = repr(value)
-        return text if len(text) <= 60 else text[:57] + "…"
-    if value is None:
-        return "None"
+    if isinstance(value, int) and value.bit_length() > 128:  # its digits may be too many for Python to print
+        return f"a whole number of {value.bit_length()} bits"
+    if isinstance(value, str):
+        return repr(value) if len(value) < _MAX_QUOTE else repr(value[:_MAX_QUOTE]) + "…"
+    if value is None or type(value) in (bool, int, float):
+        return repr(value)
     return f"a {type(value).__name__}"
 
 
-def _near(name: str, known: Iterable[str]) -> str:
-    known = list(dict.fromkeys(known))
-    found = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
+def _near(name: Any, *known: Iterable[str]) -> str:
+    """A hint: the nearest known names; or, where none is near, the first collection if it is short."""
+    every = list(dict.fromkeys(name for names in known for name in names))
+    found = difflib.get_close_matches(str(name)[:200], every, n=3, cutoff=0.6)
     if found:
         return f"; did you mean {' or '.join(map(repr, found))}?"
-    return f"; it has {', '.join(known)}" if 0 < len(known) <= 12 else ""
+    own = list(known[0])
+    return f"; it has {', '.join(own)}" if 0 < len(own) <= 12 else ""

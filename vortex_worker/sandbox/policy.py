@@ -78,7 +78,8 @@ class Policy(NamedTuple):
         """
         rules = dict(self.rules)
         for call, theirs in other.rules.items():
-            rules[call] = _union(rules.get(call, ()), theirs)
+            ours = rules.get(call, ())
+            rules[call] = ours if ours is theirs else _union(ours, theirs)
         return self._replace(rules=rules)
 
     @property

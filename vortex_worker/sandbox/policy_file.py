@@ -20,12 +20,13 @@ import errno
 import os
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from vortex_worker.errors import ConfigError
 from vortex_worker.sandbox.policy import ALL_64_BITS, LOW_32_BITS, MAX_ARGS, SELF_PID, Condition, Policy, Rule
 
-__all__ = ["CONSTANTS", "POLICIES", "read_policy"]
+__all__ = ["CONSTANTS", "POLICIES", "read_policy", "shipped_policy"]
 
 #: Where the policies of this package live.
 POLICIES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "policies")
@@ -66,6 +67,12 @@ _CONDITION_KEYS = {
 }
 _ACTIONS = ("allow", "kill_process")
 _TOP_KEYS = {"default", "extends"}  # everything else at the top is a group
+
+
+@cache
+def shipped_policy(name: str) -> Policy:
+    """A policy of this package, read once: its file doesn't change under a running process."""
+    return read_policy(os.path.join(POLICIES, name + ".toml"))
 
 
 def read_policy(path: str) -> Policy:
@@ -141,10 +148,9 @@ class _Reader:
         """The policy that this one extends. Only those of this package, which extend nothing endlessly."""
         if not isinstance(name, str) or not name.isidentifier():
             raise self.fail("extends", f"is {name!r}; it takes the name of a policy such as 'execute'")
-        path = os.path.join(POLICIES, name + ".toml")
-        if os.path.abspath(self.path) == path:
+        if os.path.abspath(self.path) == os.path.join(POLICIES, name + ".toml"):
             raise self.fail("extends", "names the policy itself")
-        return read_policy(path)
+        return shipped_policy(name)
 
     def rules(self, group: str, call: str, value: Any) -> Iterator[Rule]:
         where = f"[{group}] {call}"

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 from vortex_worker.errors import ConfigError
 from vortex_worker.sandbox.policy import ALL_64_BITS, SELF_PID, Policy, Rule
-from vortex_worker.sandbox.policy_file import POLICIES, read_policy
+from vortex_worker.sandbox.policy_file import POLICIES, read_policy, shipped_policy
 
-__all__ = ["Policy", "Program", "available", "compile_policy", "load_policy"]
+__all__ = ["Policy", "Program", "available", "compile_policy", "compile_seal", "load_policy"]
 
 _INSTRUCTION = struct.Struct("=HBBI")  # struct sock_filter: code, jump if true, jump if false, constant
 _JEQ = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
@@ -62,7 +62,7 @@ def available() -> bool:
     """Whether this build can compile policies: Linux, with libseccomp."""
     try:
         _library()
-    except ImportError:
+    except ConfigError:
         return False
     return True
 
@@ -79,19 +79,18 @@ def load_policy(name_or_path: str | os.PathLike[str]) -> Policy:
     """
     name = os.fspath(name_or_path)
     if "/" in name or name.endswith(".toml"):
-        path = name
+        policy = read_policy(name)
     else:
-        path = os.path.join(POLICIES, name + ".toml")
-        if not name.isidentifier() or not os.path.exists(path):
+        if not name.isidentifier() or not os.path.exists(os.path.join(POLICIES, name + ".toml")):
             known = sorted(
                 file.removesuffix(".toml") for file in os.listdir(POLICIES) if file.endswith(".toml")
             )
             raise ConfigError(f"no policy {name!r}; there are {', '.join(known)}, or the path of a TOML file")
-    policy = read_policy(path)
+        policy = shipped_policy(name)
     if available():
         for call, rules in policy.rules.items():
             if _number(call) is None:
-                where = f"policy {path}: [{rules[0].group}] {call}"
+                where = f"policy {policy.path}: [{rules[0].group}] {call}"
                 raise ConfigError(f"{where}: is not a system call that libseccomp knows")
     return policy
 
@@ -107,46 +106,74 @@ def compile_policy(policy: Policy, *, pid: int | None = None, notify: bool = Fal
     Raises:
         ConfigError: libseccomp is missing, or refuses a rule.
     """
-    try:
-        ffi, lib = _library()
-    except ImportError as error:
-        raise ConfigError(f"no system-call filter can be compiled: {error}") from error
-    kill: int = lib.SCMP_ACT_KILL_PROCESS
-    context = lib.seccomp_init(lib.SCMP_ACT_NOTIFY if notify else kill)
-    if context == ffi.NULL:
-        raise ConfigError("libseccomp could not start a filter")
-    try:
-        _check(lib.seccomp_attr_set(context, lib.SCMP_FLTATR_ACT_BADARCH, kill), "act_badarch")
-        _check(lib.seccomp_attr_set(context, lib.SCMP_FLTATR_CTL_OPTIMIZE, _BINARY_TREE), "ctl_optimize")
+    _, lib = _library()
+    with _Builder(lib.SCMP_ACT_NOTIFY if notify else lib.SCMP_ACT_KILL_PROCESS) as builder:
         for rules in policy.rules.values():
             for rule in rules:
-                _add(ffi, lib, context, policy, rule)
-        buffer = ffi.new("char[]", _MAX_PROGRAM)
-        size = ffi.new("size_t *", _MAX_PROGRAM)
-        _check(lib.vw_export_bpf(context, buffer, size), f"policy {policy.path}")
-        code = bytes(ffi.buffer(buffer, size[0]))
-    finally:
-        lib.seccomp_release(context)
+                # What a rule kills is left to the default: libseccomp refuses rules that repeat it.
+                if rule.action != "kill_process":
+                    builder.add(rule, f"policy {policy.path}: [{rule.group}] {rule.call}")
+        code = builder.program(f"policy {policy.path}")
     program = Program(policy.name, code, policy.allowed, policy.refused)
     return program if pid is None else program.for_pid(pid)
 
 
-def _add(ffi: Any, lib: Any, context: Any, policy: Policy, rule: Rule) -> None:
-    number = _number(rule.call)
-    if number is None or number < 0:  # a call of another architecture: nothing to match here
-        return
-    if rule.action == "kill_process":
-        return  # the default does that, or the listener; libseccomp refuses a rule that repeats the default
-    action = lib.SCMP_ACT_ALLOW if rule.action == "allow" else lib.vw_act_errno(rule.error)
-    conditions = [
-        (index, lib.SCMP_CMP_EQ, value, 0)
-        if mask == ALL_64_BITS
-        else (index, lib.SCMP_CMP_MASKED_EQ, mask, value)
-        for index, mask, value in rule.conditions
-    ]
-    array = ffi.new("struct scmp_arg_cmp[]", conditions)
-    where = f"policy {policy.path}: [{rule.group}] {rule.call}"
-    _check(lib.seccomp_rule_add_array(context, action, number, len(conditions), array), where)
+def compile_seal() -> Program:
+    """The last filter of a worker whose supervisor holds the listener: the handover's calls are death now.
+
+    All else it leaves to the filters below it. Without this one, hostile code could send descriptors.
+    """
+    _, lib = _library()
+    handover = shipped_policy("handover")
+    with _Builder(lib.SCMP_ACT_ALLOW) as builder:
+        for call in handover.rules:
+            builder.add(Rule(call, "kill_process", 0, (), "the handover is over", "seal"), "seal")
+        return Program("seal", builder.program("seal"), (), ())
+
+
+class _Builder:
+    """One filter in the making. Owns libseccomp's context."""
+
+    def __init__(self, default: int) -> None:
+        self._ffi, self._lib = ffi, lib = _library()
+        self._context = lib.seccomp_init(default)
+        if self._context == ffi.NULL:
+            raise ConfigError("libseccomp could not start a filter")
+        _check(
+            lib.seccomp_attr_set(self._context, lib.SCMP_FLTATR_ACT_BADARCH, lib.SCMP_ACT_KILL_PROCESS),
+            "arch",
+        )
+        _check(lib.seccomp_attr_set(self._context, lib.SCMP_FLTATR_CTL_OPTIMIZE, _BINARY_TREE), "optimize")
+
+    def __enter__(self) -> _Builder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lib.seccomp_release(self._context)
+
+    def add(self, rule: Rule, where: str) -> None:
+        ffi, lib = self._ffi, self._lib
+        number = _number(rule.call)
+        if number is None or number < 0:  # a call of another architecture: nothing to match here
+            return
+        if rule.action == "errno":
+            action = lib.vw_act_errno(rule.error)
+        else:
+            action = lib.SCMP_ACT_ALLOW if rule.action == "allow" else lib.SCMP_ACT_KILL_PROCESS
+        conditions = [
+            (arg, lib.SCMP_CMP_EQ, value, 0)
+            if mask == ALL_64_BITS
+            else (arg, lib.SCMP_CMP_MASKED_EQ, mask, value)
+            for arg, mask, value in rule.conditions
+        ]
+        array = ffi.new("struct scmp_arg_cmp[]", conditions)
+        _check(lib.seccomp_rule_add_array(self._context, action, number, len(conditions), array), where)
+
+    def program(self, where: str) -> bytes:
+        buffer = self._ffi.new("char[]", _MAX_PROGRAM)
+        size = self._ffi.new("size_t *", _MAX_PROGRAM)
+        _check(self._lib.vw_export_bpf(self._context, buffer, size), where)
+        return bytes(self._ffi.buffer(buffer, size[0]))
 
 
 def _number(call: str) -> int | None:
@@ -162,7 +189,9 @@ def _check(rc: int, where: str) -> None:
 
 
 def _library() -> tuple[Any, Any]:
-    """``(ffi, lib)`` of libseccomp. ImportError where the build has none."""
-    from vortex_worker._core._seccomp import ffi, lib
-
+    """``(ffi, lib)`` of libseccomp. ConfigError where the build has none."""
+    try:
+        from vortex_worker._core._seccomp import ffi, lib
+    except ImportError as error:
+        raise ConfigError(f"no system-call filter can be compiled here: {error}") from error
     return ffi, lib

@@ -27,6 +27,12 @@ class Add(AbstractExecutor):
     input_ports = (Port("a", "TENSOR"), Port("b", "TENSOR"))
     output_ports = (Port("tensor", "TENSOR"),)
 
+    def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
+        a, b = list(inputs["a"].shape), list(inputs["b"].shape)
+        if all(m == n or 1 in (m, n) for m, n in zip(reversed(a), reversed(b), strict=False)):
+            return []
+        return [f"'a' is {a} and 'b' is {b}: dimensions, from the last on, must be equal or 1"]
+
     def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
         return {"tensor": inputs["a"] + inputs["b"]}
 
@@ -71,9 +77,10 @@ class RandomTensor(AbstractExecutor):
     )
 
     def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
-        if all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in params["shape"]):
+        shape = params["shape"]
+        if all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape) and len(shape) <= 32:
             return []
-        return [f"'shape' is {params['shape']!r:.80}: it takes whole numbers, 0 or more"]
+        return [f"'shape' is {shape!r:.80}: it takes at most 32 whole numbers, 0 or more"]
 
     def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
         import torch
