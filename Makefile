@@ -19,7 +19,8 @@ demo: $(VENV)/.installed  ## draw digits in a locked-down worker, and show the p
 test: $(VENV)/.installed test-c test-python  ## every test there is
 
 test-c: $(VENV)/.installed  ## the core's C tests: plain, and under the address, undefined and thread sanitizers
-	@tests/c/run.sh $(BIN)
+	@[ -d builddir ] || PATH="$(CURDIR)/$(BIN):$$PATH" meson setup -Dtests=true builddir >/dev/null
+	@PATH="$(CURDIR)/$(BIN):$$PATH" meson test -C builddir --print-errorlogs
 
 test-python: $(VENV)/.installed
 	@$(BIN)/pytest
@@ -28,7 +29,7 @@ bench: $(VENV)/.installed  ## measure this machine
 	@$(BIN)/python -m vortex_worker.bench
 
 lint: $(VENV)/.installed  ## format check, lint, types
-	@$(PIP) install -c constraints.txt ruff mypy cython-lint
+	@$(PIP) install -c constraints.txt ruff mypy cython-lint types-protobuf
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/cython-lint vortex_worker
 
 $(VENV)/.installed: pyproject.toml constraints.txt scripts/bootstrap.sh $(SOURCES)

@@ -34,8 +34,8 @@ static void handle(int signal, siginfo_t *info, void *context) {
   if (from_kernel) record(signal, (uintptr_t)info->si_addr);
   const struct sigaction *before = signal == SIGSEGV ? &target.segv : &target.bus;
   if (before->sa_handler == SIG_DFL) {
-    volatile int *volatile nowhere = NULL; /* raise() would need tgkill, which filters may deny */
-    if (!from_kernel) *nowhere = 0;
+    volatile uintptr_t nowhere = 64; /* page 0 is never mapped; raise() would need tgkill */
+    if (!from_kernel) *(volatile int *)nowhere = 0;
     return;
   }
   sigaction(signal, before, NULL);

@@ -6,7 +6,7 @@ import faulthandler
 import os
 import socket as sockets
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import vortex_worker
 from vortex_worker._core import lockdown
@@ -82,7 +82,7 @@ class Membership:
             ],
         )
 
-    def _handshake(self, **fields: object) -> None:
+    def _handshake(self, **fields: Any) -> None:
         message = pb.Handshake(
             protocol_version=protocol.PROTOCOL_VERSION,
             worker_id=self.config.worker_id,

@@ -61,16 +61,19 @@ const char *__asan_default_options(void) { return "handle_segv=0:handle_sigbus=0
 /* Not under the sanitizer, whose frames are too large. */
 static volatile uintptr_t deepest = UINTPTR_MAX;
 
-static uintptr_t go_deeper(uintptr_t depth) {
+/* Each call's page is the next one's argument, so that the compiler can't make a loop of it. */
+static uintptr_t go_deeper(volatile char *above, uintptr_t depth) {
   volatile char page[4096];
-  page[0] = 1;
-  return depth < deepest ? page[0] + go_deeper(depth + 1) : 0;
+  page[0] = *above;
+  uintptr_t below = depth < deepest ? go_deeper(page, depth + 1) : 0;
+  return below + (uintptr_t)page[0];
 }
 
 static void overflow_the_stack(void *argument) {
   (void)argument;
   install();
-  go_deeper(0);
+  volatile char top = 1;
+  go_deeper(&top, 0);
 }
 #endif
 

@@ -106,12 +106,30 @@ def difference(a: Trace, b: Trace) -> float:
     pairs = [(s.x, t.x, t.x) for s, t in zip(a.steps, b.steps, strict=True)]
     pairs += [(s.denoised, t.denoised, t.x) for s, t in zip(a.steps, b.steps, strict=True)]
     pairs.append((a.end, b.end, b.end))
-    return max(float((p - q).abs().max() / scale.abs().max()) for p, q, scale in pairs)
+    return max(float((p.double() - q.double()).abs().max() / scale.abs().max()) for p, q, scale in pairs)
 
 
-def worst(name: str, dtype: torch.dtype) -> float:
-    """The largest difference from k-diffusion over all the schedules."""
-    return max(difference(ours(name, s, dtype), theirs(name, s, dtype)) for _, s in schedules(name))
+class Errors(NamedTuple):
+    """The largest differences over all of ``schedules``."""
+
+    double: float  # ours from k-diffusion's, both in float64: whether the formulae are the same
+    single: float  # ours in float32 from k-diffusion's in float64: rounding, and what the run makes of it
+    single_theirs: float  # k-diffusion's own, likewise
+
+
+def errors(name: str) -> Errors:
+    """Our sampler against k-diffusion's of the same name."""
+    found = []
+    for _, sigmas in schedules(name):
+        truth = theirs(name, sigmas, torch.float64)
+        found.append(
+            Errors(
+                difference(ours(name, sigmas, torch.float64), truth),
+                difference(ours(name, sigmas, torch.float32), truth),
+                difference(theirs(name, sigmas, torch.float32), truth),
+            )
+        )
+    return Errors(*map(max, zip(*found, strict=True)))
 
 
 def even(steps: int) -> list[float]:

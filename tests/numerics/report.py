@@ -1,21 +1,31 @@
-"""Prints the table of docs/sampling.md: ``python tests/numerics/report.py``."""
+"""Prints the tables of docs/sampling.md: ``python -W ignore tests/numerics/report.py``."""
 
 from __future__ import annotations
 
+import diffusers_runs
 import measure
-import torch
 
 from vortex_worker.executor.nodes.sampling.samplers import ADD_NOISE, SAMPLERS
 
 
 def main() -> None:
-    print("| sampler | reference | largest error, float32 | float64 | order | order of the variance |")
-    print("|---|---|---|---|---|---|")
+    print("| sampler | reference | float64 | float32 | its float32 | order | of the variance |")
+    print("|---|---|---|---|---|---|---|")
     for name in SAMPLERS:
-        single, double = measure.worst(name, torch.float32), measure.worst(name, torch.float64)
-        order = measure.order(measure.flow_errors(name, [256, 512]))
-        weak = f"{measure.order(measure.variance_errors(name, [256, 512])):.2f}" if name in ADD_NOISE else "–"
-        print(f"| `{name}` | k-diffusion `sample_{name}` | {single:.1e} | {double:.1e} | {order:.2f} | {weak} |")
+        found = measure.errors(name)
+        order = measure.order(measure.flow_errors(name, [128, 256]))
+        weak = f"{measure.order(measure.variance_errors(name, [128, 256])):.2f}" if name in ADD_NOISE else ""
+        print(
+            f"| `{name}` | k-diffusion `sample_{name}` | {found.double:.0e} | {found.single:.0e} "
+            f"| {found.single_theirs:.0e} | {order:.2f} | {weak} |"
+        )
+    print()
+    print("| sampler | reference | float32 | with Karras's sigmas |")
+    print("|---|---|---|---|")
+    for name, (class_name, _) in diffusers_runs.SAME.items():
+        plain = f"{diffusers_runs.difference(name):.0e}"
+        karras = "–" if name in ADD_NOISE else f"{diffusers_runs.difference(name, use_karras_sigmas=True):.0e}"
+        print(f"| `{name}` | diffusers `{class_name}` | {plain} | {karras} |")
 
 
 if __name__ == "__main__":

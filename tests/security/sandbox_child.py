@@ -77,6 +77,13 @@ def lock(stages: Iterable[str] = STAGES, *, readable: Iterable[str] = (), keep: 
         lockdown.install_filter(prepared.for_pid(os.getpid()).code, all_threads=True)
 
 
+def fork() -> int:
+    """os.fork, also beside the threads of other tests: no child here uses them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
 def run(
     action: Callable[[], Any],
     *,
@@ -89,10 +96,7 @@ def run(
     if stages is not None:
         for name in stages:
             program(name)  # in the parent, so that each is compiled once
-    with warnings.catch_warnings():
-        # A fork beside other tests' threads: the child uses none of them.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
+    pid = fork()
     if pid == 0:
         _child(action, stages, readable, keep, send)
     os.close(send)

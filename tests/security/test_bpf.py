@@ -62,7 +62,7 @@ def witness(rule: Rule, noise: random.Random) -> list[int]:
 def test_every_number(policy: Policy, machine: bpf.Machine) -> None:
     names = by_number(policy)
     noise = random.Random(1)
-    assert len(names) > 100
+    assert len(names) > 60  # aarch64 has fewer
     for number in NUMBERS:
         for args in ((0,) * 6, tuple(noise.getrandbits(64) for _ in range(6)), (bpf.X32_BIT - 1,) * 6):
             call = names.get(number)
@@ -267,9 +267,7 @@ for _name, _bit in CONSTANTS.items():
 
 
 @pytest.mark.parametrize("bit", range(32))
-def test_clone_takes_exactly_the_flags_of_a_thread(
-    execute: bpf.Machine, bootstrap: bpf.Machine, bit: int
-) -> None:
+def test_clone_takes_exactly_the_flags_of_a_thread(execute: bpf.Machine, bootstrap: bpf.Machine, bit: int) -> None:
     assert THREAD == 0x3D0F00
     for machine in (execute, bootstrap):
         assert call(machine, "clone", THREAD) == LIVE

@@ -187,8 +187,7 @@ BYPASSES = {
     "code under another name": "ns = {'__builtins__': __builtins__}\n"
     "exec(compile('import os', '/usr/lib/python3/x.py', 'exec'), ns); os = ns['os']",
     "the hook's insides": "import builtins; os = builtins.__import__.__self__._import('os')",
-    "the collector": "import gc\n"
-    "os = [m for m in gc.get_objects() if type(m) is type(gc) and m.__name__ == 'os'][0]",
+    "the collector": "import gc\nos = [m for m in gc.get_objects() if type(m) is type(gc) and m.__name__ == 'os'][0]",
 }
 
 HARM = {

@@ -105,6 +105,16 @@ def test_missing_is_an_error(tmp_path: Path) -> None:
         rules("")
 
 
+def test_another_home_is_too_wide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also for a worker that was given a HOME of its own."""
+    monkeypatch.setenv("HOME", "/nonexistent")
+    monkeypatch.setattr(landlock, "_HOMES", (str(tmp_path),))
+    (tmp_path / "ann" / "models").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="would open all of"):
+        rules(tmp_path / "ann")
+    assert covers(rules(tmp_path / "ann" / "models"), tmp_path / "ann" / "models")
+
+
 @pytest.mark.parametrize("path", ["/", "/etc", "/tmp", "/home", "/proc", "~", "~/.."])
 def test_too_wide_is_an_error(path: str) -> None:
     if not os.path.isdir(os.path.expanduser(path)):

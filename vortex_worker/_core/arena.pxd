@@ -36,6 +36,6 @@ cdef class Arena:
     cdef vw_arena *c
     cdef Py_ssize_t _views          # what else needs the mappings: buffers, heartbeat, fault handler
 
-    cdef char *_data_of(self, TensorHandle handle) except NULL
+    cdef char *data_of(self, TensorHandle handle) except NULL
     cdef char *at(self, uint64_t offset, uint64_t nbytes, c_bool *writable) except NULL
     cdef int require_open(self) except -1

@@ -1,4 +1,4 @@
-"""The arena's mapping, and zero-copy views of it: DLPack capsules and buffers."""
+"""The arena's mapping, and buffers over it."""
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
@@ -7,7 +7,6 @@ from libc.stdint cimport INT64_MAX, UINT64_MAX, uint64_t
 from libc.string cimport memcpy
 
 from vortex_worker._core._check cimport check
-from vortex_worker._core.dlpack cimport Importer, encapsulate
 from vortex_worker._core.handle cimport TensorHandle
 
 import os
@@ -203,30 +202,12 @@ cdef class Arena:
             raise InvalidHandle(f"{nbytes} bytes at offset {offset} are outside the arena of {self.c.size} bytes")
         return found
 
-    cdef char *_data_of(self, TensorHandle handle) except NULL:
+    cdef char *data_of(self, TensorHandle handle) except NULL:
+        # Where a tensor's bytes are in this process, once the handle has passed its check.
         cdef c_bool writable
         handle.require(self.c.data_offset, self.c.data_size)
         handle.require_raw()
         return self.at(handle.c.offset, handle.c.nbytes, &writable)
-
-    def tensor(self, Importer importer not None, TensorHandle handle not None, owner=None):
-        """The tensor of ``importer``'s framework that ``handle`` stands for: no copy.
-
-        The mapping and ``owner`` stay until the tensor, and every view of it, is gone. Without an
-        owner, its end needs no GIL.
-
-        Raises:
-            InvalidHandle: the handle is malformed, outside the data area, or not RAW.
-        """
-        return importer.adopt(handle, self._data_of(handle), self.c, owner)
-
-    def capsule(self, TensorHandle handle not None, owner=None):
-        """The same as a DLPack capsule, for whoever reads such; one that is dropped unread lets go, too.
-
-        Raises:
-            InvalidHandle: as ``tensor``.
-        """
-        return encapsulate(handle, self._data_of(handle), self.c, owner)
 
     def buffer(self, uint64_t offset, uint64_t nbytes, owner=None):
         """An object with the buffer protocol over ``nbytes`` at ``offset``; read-only where the memory is."""

@@ -1,6 +1,6 @@
 from libc.stdint cimport uint32_t
 
-from vortex_worker._core.arena cimport vw_arena
+from vortex_worker._core.arena cimport Arena, vw_arena
 from vortex_worker._core.handle cimport TensorHandle, vw_handle
 
 
@@ -21,7 +21,7 @@ cdef extern from "dlpack.h" nogil:
 
     ctypedef struct vw_dl_exchange:
         vw_dl_version version
-        int (*to_object)(vw_dl_versioned *tensor, void **object)
+        int (*to_object)(vw_dl_versioned *tensor, void **object) except -1
 
     vw_dl_managed *vw_dl_new(
         const vw_handle *handle, void *data, void (*deleter)(vw_dl_managed *) noexcept nogil
@@ -29,10 +29,6 @@ cdef extern from "dlpack.h" nogil:
     vw_dl_versioned *vw_dl_new_versioned(
         const vw_handle *handle, void *data, void (*deleter)(vw_dl_versioned *) noexcept nogil
     )
-
-
-# A capsule over checked memory. `arena` may be NULL, `owner` None.
-cdef object encapsulate(TensorHandle handle, char *data, vw_arena *arena, object owner)
 
 
 cdef class Importer:

@@ -40,6 +40,18 @@ cdef class Importer:
         """Whether tensors go from C to C, without a capsule."""
         return self._table != NULL
 
+    def view(self, Arena arena not None, TensorHandle handle not None, owner=None):
+        """The tensor that ``handle`` stands for: no copy, its dtype, shape and strides.
+
+        The arena's mapping and ``owner`` live as long as the tensor, or any view of it, does; without
+        an owner, its end needs no GIL. Memory outside this worker's lease is read-only: writing to
+        the tensor ends the process.
+
+        Raises:
+            InvalidHandle: it is malformed, outside the data area, or not RAW.
+        """
+        return self.adopt(handle, arena.data_of(handle), arena.c, owner)
+
     def over(self, source, TensorHandle handle not None):
         """The tensor that ``handle`` describes in a contiguous buffer, which stays exported as long.
 
@@ -68,11 +80,21 @@ cdef class Importer:
         cdef PyObject *made = NULL
         # A refusal would leave open whose the tensor is, so it is leaked rather than freed twice.
         # There are none: what a framework could refuse, the handle's check has refused before.
-        if self._table.to_object(managed, <void **>&made):
-            raise
+        self._table.to_object(managed, <void **>&made)
         tensor = <object>made
         Py_XDECREF(made)  # the reference that we were given: `tensor` is one more
         return tensor
+
+
+def capsule(Arena arena not None, TensorHandle handle not None, owner=None):
+    """What ``Importer.view`` gives, as a DLPack capsule for whoever reads those.
+
+    One that is dropped unread lets go of the arena and the owner, too.
+
+    Raises:
+        InvalidHandle: as ``Importer.view``.
+    """
+    return encapsulate(handle, arena.data_of(handle), arena.c, owner)
 
 
 cdef object encapsulate(TensorHandle handle, char *data, vw_arena *arena, owner):

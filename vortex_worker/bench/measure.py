@@ -66,7 +66,7 @@ def median(samples: Sequence[float]) -> float:
 
 
 def p99(samples: Sequence[float]) -> float:
-    """The 99th percentile; the largest of fewer than a hundred."""
+    """The 99th percentile: the largest, of fewer than a hundred."""
     ordered = sorted(samples)
     return ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
 

@@ -56,22 +56,23 @@ def sample(sandboxed: bool) -> None:
         locks.bootstrap()
     import torch
 
-    from vortex_worker.executor.nodes.sampling import samplers, schedules
+    from vortex_worker.executor.nodes.sampling import schedules
     from vortex_worker.executor.nodes.sampling.guidance import guided
     from vortex_worker.executor.nodes.sampling.model import DiffusionModel
+    from vortex_worker.executor.nodes.sampling.samplers import SAMPLERS
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    first, last = torch.nn.Conv2d(4, 32, 3, padding=1), torch.nn.Conv2d(32, 4, 3, padding=1)
+    first, last = torch.nn.Conv2d(4, 64, 3, padding=1), torch.nn.Conv2d(64, 4, 3, padding=1)
 
     def network(x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = last(torch.nn.functional.silu(first(x) + cond[:, :, None, None]))
         return out
 
     model = DiffusionModel(network)
-    cond = [[torch.ones(1, 32), {}]], [[torch.zeros(1, 32), {}]]
-    start = torch.randn(1, 4, 32, 32) * model.sigma_max
-    sigmas = schedules.karras(model, 50).tolist()
+    cond = [[torch.ones(1, 64), {}]], [[torch.zeros(1, 64), {}]]
+    start = torch.randn(1, 4, 64, 64) * model.sigma_max
+    sigmas = schedules.karras(model, 25).tolist()
     if locks is not None:
         locks.execute()
     mode = 2 if sandboxed else 0
@@ -80,8 +81,7 @@ def sample(sandboxed: bool) -> None:
             begun = time.perf_counter()
             steps = 0
             while (spent := time.perf_counter() - begun) < 0.3:
-                denoise = guided(model, *cond, 2.0, 1, torch.device("cpu"))
-                x = samplers.dpmpp_2m(denoise, start, sigmas, noise=lambda: start)
+                x = SAMPLERS["dpmpp_2m"](guided(model, *cond, 2.0, start), start, sigmas)
                 steps += len(sigmas) - 1
             digest = hashlib.sha256(x.numpy().data).hexdigest()
             print(json.dumps({"steps_per_second": steps / spent, "digest": digest, "seccomp": mode}), flush=True)

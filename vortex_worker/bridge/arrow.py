@@ -123,7 +123,8 @@ def _write(sink: Any, write: Any) -> int:
             write(out)
         except pa.ArrowException as error:
             raise ValueError(f"the buffer of {memoryview(sink).nbytes} bytes is too small: {error}") from None
-        return int(out.tell())
+        written: int = out.tell()
+        return written
 
 
 def _from_numpy(array: np.ndarray[Any, Any]) -> torch.Tensor:
@@ -136,7 +137,7 @@ def _from_numpy(array: np.ndarray[Any, Any]) -> torch.Tensor:
         raise InvalidHandle("negative strides can't be viewed as a tensor")
     flat = np.lib.stride_tricks.as_strided(array, (_extent(array),), (array.itemsize,))
     with_dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
-    base = torch.frombuffer(memoryview(flat).cast("B"), dtype=torch.uint8) if flat.flags.writeable else _readonly(flat)
+    base = torch.frombuffer(flat.data.cast("B"), dtype=torch.uint8) if flat.flags.writeable else _readonly(flat)
     return base.view(with_dtype).as_strided(array.shape, tuple(s // array.itemsize for s in array.strides))
 
 
@@ -146,7 +147,7 @@ def _readonly(flat: np.ndarray[Any, Any]) -> torch.Tensor:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return torch.frombuffer(memoryview(flat).cast("B"), dtype=torch.uint8)
+        return torch.frombuffer(flat.data.cast("B"), dtype=torch.uint8)
 
 
 def _extent(array: np.ndarray[Any, Any]) -> int:

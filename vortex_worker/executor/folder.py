@@ -23,11 +23,9 @@ class NodeFolder:
         self.path = os.path.abspath(path)
         self.name = os.path.basename(self.path)
         self._number = number
-        self._files: dict[str, str] = {}
-        for name, file in _modules_in(self.path):
-            self._files.setdefault(name, file)  # a package before a file of its name, as Python has it
+        self._files = _modules_in(self.path)
         self._aside: dict[str, ModuleType] = {}
-        self.plugins = [name for name in self._files if not name.startswith("_")]
+        self.plugins = [name for name, file in self._files.items() if file and not name.startswith("_")]
         importlib.invalidate_caches()
 
     def load(self, name: str) -> ModuleType:
@@ -76,12 +74,17 @@ class NodeFolder:
         return any(isinstance(place, str) and place.startswith(self.path + os.sep) for place in places)
 
 
-def _modules_in(path: str) -> Iterable[tuple[str, str]]:
-    """Name and file of each module and package directly in a folder, by name."""
+def _modules_in(path: str) -> dict[str, str]:
+    """Every name directly in a folder that can be imported, and its file; ``""`` for a bare folder."""
+    files: dict[str, str] = {}
     for entry in sorted(os.listdir(path)):
-        stem, suffix = os.path.splitext(entry)
-        inside = os.path.join(path, entry, "__init__.py")
-        if suffix == ".py" and not entry.startswith("."):
-            yield stem, os.path.join(path, entry)
-        elif not entry.startswith(".") and os.path.isfile(inside):
-            yield entry, inside
+        name, suffix = os.path.splitext(entry)
+        place = os.path.join(path, entry)
+        if entry.startswith("."):
+            continue
+        if os.path.isdir(place):
+            inside = os.path.join(place, "__init__.py")
+            files[entry] = inside if os.path.isfile(inside) else ""
+        elif suffix == ".py" and not files.get(name):  # a package goes before a file of its name
+            files[name] = place
+    return files

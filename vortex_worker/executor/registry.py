@@ -122,7 +122,7 @@ class Registry:
         """
         spec = self._specs.get(op_type)
         if spec is None:
-            near = difflib.get_close_matches(op_type, self._specs, n=3)
+            near = difflib.get_close_matches(op_type[:200], self._specs, n=3)
             hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
             raise ExecutorNotFound(f"there is no node {op_type[:80]!r}{hint}", {"nearest": ", ".join(near)})
         folder = self._folder_of.get(op_type)

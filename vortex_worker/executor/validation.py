@@ -45,9 +45,10 @@ def prepare(
                 into, own_name = settings, name
             else:
                 known = ports if kind == "input" else known_params
-                problems.append(
-                    f"{spec.name} has no {kind} {describe(name)}{_near(name, known, ports, known_params)}"
-                )
+                hint = _near(name, [*ports, *known_params])
+                if not hint and 0 < len(known) <= 12:
+                    hint = f"; it has {', '.join(known)}"
+                problems.append(f"{spec.name} has no {kind} {describe(name)}{hint}")
                 continue
             if own_name in into:
                 problems.append(f"{own_name!r} is given twice, once as {kind} {name!r}")
@@ -241,11 +242,7 @@ def describe(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-def _near(name: Any, *known: Iterable[str]) -> str:
-    """A hint: the nearest known names; or, where none is near, the first collection if it is short."""
-    every = list(dict.fromkeys(name for names in known for name in names))
-    found = difflib.get_close_matches(str(name)[:200], every, n=3, cutoff=0.6)
-    if found:
-        return f"; did you mean {' or '.join(map(repr, found))}?"
-    own = list(known[0])
-    return f"; it has {', '.join(own)}" if 0 < len(own) <= 12 else ""
+def _near(name: Any, known: Iterable[str]) -> str:
+    """``; did you mean 'euler'?`` or nothing."""
+    found = difflib.get_close_matches(str(name)[:200], list(known), n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""

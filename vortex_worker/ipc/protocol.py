@@ -50,7 +50,8 @@ class Encoder:
     def encode(self, **body: Any) -> bytes:
         """``encode(ping=pb.Ping(nonce=1))`` → the frame's body."""
         self._seq += 1
-        return pb.ControlPacket(seq=self._seq, **body).SerializeToString()
+        frame: bytes = pb.ControlPacket(seq=self._seq, **body).SerializeToString()
+        return frame
 
 
 # ------------------------------------------------------------------- values
@@ -95,7 +96,7 @@ def pack(value: Any, into: pb.Value, save: Save, depth: int = 0) -> None:
                 raise TypeError(f"a dict's keys must be str, not {type(key).__name__} ({key!r:.40})")
             pack(item, items[key], save, depth + 1)
     elif isinstance(value, bool | int | float | str | bytes):  # subclasses, such as an IntEnum or numpy.float64
-        base = next(base for base in (bool, int, float, str, bytes) if isinstance(value, base))
+        base: type = next(base for base in (bool, int, float, str, bytes) if isinstance(value, base))
         pack(base(value), into, save, depth)
     elif isinstance(value, list | tuple):
         pack(list(value), into, save, depth)

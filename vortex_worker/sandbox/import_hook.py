@@ -55,9 +55,7 @@ class ImportHook:
             if isinstance(blocked, Mapping)
             else {name: DEFAULT_BLOCKED.get(name, "the configuration blocks it") for name in blocked}
         )
-        self.roots = tuple(
-            dict.fromkeys(prefix for root in custom_roots for prefix in _prefixes(os.fspath(root)))
-        )
+        self.roots = tuple(dict.fromkeys(prefix for root in custom_roots for prefix in _prefixes(os.fspath(root))))
         self._import = builtins.__import__
         self._import_module = importlib.import_module
         self._installed = False
@@ -79,9 +77,7 @@ class ImportHook:
         sys.meta_path.remove(self)
         self._installed = False
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> None:
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
         """Never finds anything. Refuses when the nearest frame outside the import system is a node's."""
         why = self._why(name)
         if why is None:

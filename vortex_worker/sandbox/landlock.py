@@ -45,6 +45,7 @@ SYSTEM_PATHS = (
 
 #: Opening these would open (nearly) everything, so no configured path may be one of them.
 _TOO_MUCH = ("/", "/dev", "/etc", "/home", "/proc", "/root", "/run", "/sys", "/tmp", "/usr", "/var")
+_HOMES = ("/home", "/var/home", "/Users")  # whatever lies directly in these is somebody's home
 
 
 def readonly_rules(extra_paths: Iterable[str | os.PathLike[str]] = ()) -> list[tuple[bytes, int]]:
@@ -60,9 +61,7 @@ def readonly_rules(extra_paths: Iterable[str | os.PathLike[str]] = ()) -> list[t
     Raises:
         ConfigError: one of ``extra_paths`` is missing, or so wide that it would open everything.
     """
-    standard = [
-        os.path.realpath(path) for path in (*_python(), *_package(), *SYSTEM_PATHS) if os.path.exists(path)
-    ]
+    standard = [os.path.realpath(path) for path in (*_python(), *_package(), *SYSTEM_PATHS) if os.path.exists(path)]
     configured = [_configured(os.fspath(path)) for path in extra_paths]
     return [(os.fsencode(path), _rights(path)) for path in _outermost([*standard, *configured])]
 
@@ -72,21 +71,21 @@ def _python() -> Iterator[str]:
     for prefix in dict.fromkeys((sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix)):
         for name in dict.fromkeys(("lib", sys.platlibdir)):
             yield os.path.join(prefix, name)
-    yield os.path.dirname(
-        os.path.realpath(os.__file__)
-    )  # the standard library, also where it has its own prefix
-    started_in = os.path.realpath(os.getcwd())
+    yield os.path.dirname(os.path.realpath(os.__file__))  # the standard library, where it has its own prefix
+    # "python -m" and "python -c" put the folder they are started in first on sys.path. Nobody asked for it
+    # to be readable, and it may well be somebody's home.
     for entry in sys.path:
-        # "python -m" and "python -c" put the folder they are started in first. Nobody asked for it to be
-        # readable, and it may well be somebody's home.
-        if entry and os.path.realpath(entry) not in (started_in, *_wide()):
+        if not os.path.isabs(entry) or not os.path.exists(entry):
+            continue
+        if not _is_current(entry) and not _too_wide(os.path.realpath(entry)):
             yield entry
     for finder in sys.meta_path:
-        # Editable installs of setuptools are not on sys.path: their finder has a table of name → folder.
+        # Editable installs are not on sys.path. The finder of setuptools has a table of name → folder, that of
+        # meson-python the build folder.
         module = sys.modules.get(getattr(finder, "__module__", ""), None)
         mapping = getattr(module, "MAPPING", None)
-        if isinstance(mapping, dict):
-            yield from (path for path in mapping.values() if isinstance(path, str))
+        folders = [*mapping.values()] if isinstance(mapping, dict) else [getattr(finder, "_build_path", None)]
+        yield from (folder for folder in folders if isinstance(folder, str))
 
 
 def _package() -> Iterator[str]:
@@ -104,21 +103,27 @@ def _configured(path: str) -> str:
     real = os.path.realpath(os.path.expanduser(path))
     if not os.path.exists(real):
         raise ConfigError(f"folder of models or custom nodes {path!r} does not exist (it leads to {real!r})")
-    if real in _wide():
-        raise ConfigError(
-            f"folder of models or custom nodes {path!r} would open all of {real!r} to untrusted code"
-        )
+    if _too_wide(real):
+        raise ConfigError(f"folder of models or custom nodes {path!r} would open all of {real!r} to untrusted code")
     return real
 
 
-def _wide() -> tuple[str, ...]:
-    """Folders too wide to open: the fixed ones, and the user's home with all that it lies in."""
-    home = os.environ.get("HOME", "")
-    above = []
-    while home and home != os.path.dirname(home):
-        above.append(os.path.realpath(home))
-        home = os.path.dirname(home)
-    return (*_TOO_MUCH, *above)
+def _too_wide(path: str) -> bool:
+    """Whether opening this would open (nearly) everything, or somebody's home."""
+    home = os.path.realpath(os.environ.get("HOME") or "/")
+    return (
+        path in _TOO_MUCH
+        or os.path.dirname(path) in _HOMES
+        or home == path
+        or home.startswith(path + os.sep)  # above the home: its other contents are not known to be harmless
+    )
+
+
+def _is_current(path: str) -> bool:
+    try:
+        return os.path.samefile(path, os.curdir)
+    except FileNotFoundError:  # the folder it was started in is gone
+        return False
 
 
 def _outermost(paths: list[str]) -> list[str]:

@@ -44,9 +44,7 @@ class Rule(NamedTuple):
     def disjoint(self, other: Rule) -> bool:
         """Whether no arguments satisfy both rules: some bit must be 0 for one and 1 for the other."""
         return any(
-            a.arg == b.arg and (a.value ^ b.value) & a.mask & b.mask
-            for a in self.conditions
-            for b in other.conditions
+            a.arg == b.arg and (a.value ^ b.value) & a.mask & b.mask for a in self.conditions for b in other.conditions
         )
 
 

@@ -243,9 +243,7 @@ class _Reader:
         if type(value) is int and 0 <= value <= ALL_64_BITS:
             return value
         if not isinstance(value, str):
-            raise self.fail(
-                where, f"is {value!r}; it takes a number of 64 bits or names such as 'O_CREAT|O_TRUNC'"
-            )
+            raise self.fail(where, f"is {value!r}; it takes a number of 64 bits or names such as 'O_CREAT|O_TRUNC'")
         inverted = value.startswith("~(") and value.endswith(")")
         number = 0
         for name in (value[2:-1] if inverted else value).split("|"):

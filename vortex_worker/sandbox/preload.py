@@ -9,7 +9,10 @@ they are read like any file. Packages that a custom node needs and that have ext
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Iterable
+
+from vortex_worker import _core
 
 __all__ = ["PRELOAD", "preload"]
 
@@ -79,13 +82,15 @@ PRELOAD = (
 
 
 def preload(extra: Iterable[str] = ()) -> list[str]:
-    """Import :data:`PRELOAD` and ``extra``, open Pillow's formats, and return the names that can't be had.
+    """Import the core, :data:`PRELOAD` and ``extra``, and Pillow's formats. Returns names that can't be had.
 
     What of :data:`PRELOAD` is missing depends on how Pillow was built; a missing name of ``extra`` is for the
     caller to report.
     """
+    # The core's own modules, all of them: one that is first imported by a job would be refused like any other.
+    core = [module.name for module in pkgutil.iter_modules(_core.__path__, _core.__name__ + ".")]
     missing = []
-    for name in (*PRELOAD, *extra):
+    for name in (*core, *PRELOAD, *extra):
         try:
             importlib.import_module(name)
         except ImportError:

@@ -73,7 +73,7 @@ class Sandbox:
         os.environ["HOME"] = "/nonexistent"
         if seccomp.available():
             execute = seccomp.load_policy(config.seccomp_policy)
-            bootstrap = seccomp.load_policy("bootstrap")
+            bootstrap = seccomp.load_policy("bootstrap").including(execute)
             self._bootstrap = seccomp.compile_policy(bootstrap, pid=os.getpid())
             self._execute = seccomp.compile_policy(execute, pid=os.getpid())
         else:

@@ -186,7 +186,11 @@ class Fabric:
                 done.set_result(None)
 
         job = self.submit(op_type, inputs, params, **options)
-        job.add_done_callback(lambda job: loop.call_soon_threadsafe(settle))
+
+        def ended(job: Job) -> None:
+            loop.call_soon_threadsafe(settle)
+
+        job.add_done_callback(ended)
         try:
             await done
         except asyncio.CancelledError:

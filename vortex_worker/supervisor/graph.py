@@ -238,6 +238,6 @@ def _rename_aliases(node: Node, spec: OpSpec) -> None:
         for alias in port.aliases:
             for held in (node.values, node.links):
                 if alias in held and port.name not in held:
-                    held[port.name] = held.pop(alias)  # type: ignore[attr-defined]
+                    held[port.name] = held.pop(alias)
 
 

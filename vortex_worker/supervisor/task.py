@@ -78,13 +78,13 @@ class Task:
 
 
 def stage(value: Any, place: Callable[[Any], TensorHandle], refs: list[ObjectRef], depth: int = 0) -> Any:
-    """A copy of ``value`` in which ``place`` turned each tensor into a handle; objects are noted in ``refs``."""
+    """A copy of ``value`` in which ``place`` made each tensor a handle; objects are noted in ``refs``."""
     if value is None or isinstance(value, bool | int | float | str | bytes | bytearray | memoryview):
         return value
     if isinstance(value, ObjectRef):
         refs.append(value)
         return value
-    if isinstance(value, Mapping) or isinstance(value, list | tuple):
+    if isinstance(value, Mapping | list | tuple):
         if depth > 32:
             raise ValueError("lists and dicts are nested deeper than 32")
         if isinstance(value, Mapping):

@@ -53,11 +53,10 @@ def _decode(picture: Image) -> tuple[NDArray[Any], NDArray[Any]]:
     from PIL import ImageOps
 
     if picture.width * picture.height > _MAX_PIXELS:
-        raise ValidationError(
-            f"'data' is an image of {picture.width}×{picture.height}: at most {_MAX_PIXELS} pixels are decoded"
-        )
+        size = f"{picture.width}×{picture.height}"
+        raise ValidationError(f"'data' is an image of {size}: at most {_MAX_PIXELS} pixels are decoded")
     picture = ImageOps.exif_transpose(picture)
-    mask = np.zeros((64, 64), np.float32)  # what workflows expect of an image without transparency
+    mask: NDArray[Any] = np.zeros((64, 64), np.float32)  # what workflows expect of an image without transparency
     if picture.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to 8
         grey = np.asarray(picture).astype(np.float32).clip(0, 65535) / 65535
         return np.ascontiguousarray(grey[..., None].repeat(3, axis=-1)), mask

@@ -66,9 +66,7 @@ class KSampler(AbstractExecutor):
             and len(index) == samples.shape[0]
             and all(isinstance(i, int) and 0 <= i <= MAX_BATCH_INDEX for i in index)
         ):
-            problems.append(
-                f"'latent' has a bad batch_index: it takes one of 0 to {MAX_BATCH_INDEX} a sample"
-            )
+            problems.append(f"'latent' has a bad batch_index: it takes one of 0 to {MAX_BATCH_INDEX} a sample")
         if latent.get("noise_mask") is not None:
             problems.append("'latent' has a noise_mask: inpainting is not supported")
         steps, denoise = params["steps"], params["denoise"]

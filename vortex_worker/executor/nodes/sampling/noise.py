@@ -1,4 +1,8 @@
-"""Noise from seeds: drawn on the CPU, so the same whatever device computes. Seeds are 0 to 2^64 − 1."""
+"""Noise from seeds: drawn on the CPU, so the same whatever device computes.
+
+Seeds are 0 to 2^64 − 1, of which torch's CPU generator, a Mersenne Twister, reads the low 32 bits: seeds
+that differ only above them give the same noise, here as in ComfyUI.
+"""
 
 from __future__ import annotations
 

@@ -11,9 +11,7 @@ from torch import Tensor
 from vortex_worker.executor.nodes.sampling.samplers.signature import Callback, Model, Noise, Sigmas, quiet
 
 
-def euler(
-    model: Model, x: Tensor, sigmas: Sigmas, *, noise: Noise | None = None, callback: Callback = quiet
-) -> Tensor:
+def euler(model: Model, x: Tensor, sigmas: Sigmas, *, noise: Noise | None = None, callback: Callback = quiet) -> Tensor:
     """Euler's method: Karras et al. (2022), algorithm 1 without its correction. Order 1."""
     for i, (sigma, following) in enumerate(pairwise(sigmas)):
         denoised = model(x, sigma)
@@ -22,9 +20,7 @@ def euler(
     return x
 
 
-def heun(
-    model: Model, x: Tensor, sigmas: Sigmas, *, noise: Noise | None = None, callback: Callback = quiet
-) -> Tensor:
+def heun(model: Model, x: Tensor, sigmas: Sigmas, *, noise: Noise | None = None, callback: Callback = quiet) -> Tensor:
     """Heun's method: Karras et al. (2022), algorithm 1. Order 2, two model calls a step."""
     for i, (sigma, following) in enumerate(pairwise(sigmas)):
         denoised = model(x, sigma)
@@ -39,9 +35,7 @@ def heun(
     return x
 
 
-def dpm_2(
-    model: Model, x: Tensor, sigmas: Sigmas, *, noise: Noise | None = None, callback: Callback = quiet
-) -> Tensor:
+def dpm_2(model: Model, x: Tensor, sigmas: Sigmas, *, noise: Noise | None = None, callback: Callback = quiet) -> Tensor:
     """DPM-Solver-2 (Lu et al. 2022): a midpoint in log sigma. Order 2, two model calls a step."""
     for i, (sigma, following) in enumerate(pairwise(sigmas)):
         denoised = model(x, sigma)

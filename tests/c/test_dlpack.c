@@ -1,0 +1,90 @@
+/* DLPack structs: what is filled in, and that one free() takes it all back. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "dlpack.h"
+
+static int deleted;
+
+static void delete(vw_dl_managed *managed) {
+  deleted++;
+  free(managed);
+}
+
+static void delete_versioned(vw_dl_versioned *managed) {
+  deleted++;
+  free(managed);
+}
+
+static void test_dtypes(void) {
+  static const vw_dl_dtype expected[VW_DTYPE_COUNT] = {
+      {0, 0, 0},  {6, 8, 1},  {1, 8, 1},  {1, 16, 1}, {1, 32, 1}, {1, 64, 1},  {0, 8, 1},  {0, 16, 1}, {0, 32, 1},
+      {0, 64, 1}, {2, 16, 1}, {4, 16, 1}, {2, 32, 1}, {2, 64, 1}, {10, 8, 1}, {12, 8, 1}, {5, 64, 1}, {5, 128, 1},
+  };
+  for (uint32_t dtype = 1; dtype < VW_DTYPE_COUNT; dtype++) {
+    vw_handle handle = {.dtype = dtype, .ndim = 1, .shape = {1}};
+    vw_dl_managed *managed = vw_dl_new(&handle, &handle, delete);
+    CHECK(!memcmp(&managed->tensor.dtype, &expected[dtype], sizeof expected[dtype]));
+    CHECK_EQUAL(managed->tensor.dtype.bits, 8 * vw_itemsize(dtype));
+    managed->deleter(managed);
+  }
+}
+
+static void test_c_order(void) {
+  int data = 0;
+  vw_handle handle = {.dtype = VW_F32, .ndim = 4, .shape = {2, 3, 1, 5}};
+  vw_dl_managed *managed = vw_dl_new(&handle, &data, delete);
+  const vw_dl_tensor *tensor = &managed->tensor;
+  CHECK(tensor->data == &data && tensor->byte_offset == 0);
+  CHECK(tensor->device.type == 1 && tensor->device.id == 0);
+  CHECK_EQUAL(tensor->ndim, 4);
+  CHECK(!memcmp(tensor->shape, (int64_t[]){2, 3, 1, 5}, 32));
+  CHECK(!memcmp(tensor->strides, (int64_t[]){15, 5, 5, 1}, 32));
+  CHECK(!managed->keep.arena && !managed->keep.owner && !managed->context);
+  deleted = 0;
+  managed->deleter(managed);
+  CHECK_EQUAL(deleted, 1);
+}
+
+static void test_given_strides(void) {
+  vw_handle handle = {.dtype = VW_U8, .ndim = 2, .strided = true, .shape = {2, 3}, .strides = {0, 7}};
+  vw_dl_versioned *managed = vw_dl_new_versioned(&handle, &handle, delete_versioned);
+  CHECK(managed->version.major == 1 && managed->flags == 0);
+  CHECK(!memcmp(managed->tensor.shape, (int64_t[]){2, 3}, 16));
+  CHECK(!memcmp(managed->tensor.strides, (int64_t[]){0, 7}, 16));
+  CHECK(!managed->keep.arena && !managed->keep.owner && !managed->context);
+  managed->deleter(managed);
+}
+
+static void test_few_and_many_dimensions(void) {
+  vw_handle handle = {.dtype = VW_U8};
+  vw_dl_managed *scalar = vw_dl_new(&handle, &handle, delete);
+  CHECK_EQUAL(scalar->tensor.ndim, 0);
+  scalar->deleter(scalar);
+  handle.ndim = VW_MAX_NDIM;
+  for (int i = 0; i < VW_MAX_NDIM; i++) handle.shape[i] = i % 8 ? 1 : 2;
+  vw_dl_versioned *managed = vw_dl_new_versioned(&handle, &handle, delete_versioned);
+  CHECK_EQUAL(managed->tensor.shape[24], 2);
+  CHECK_EQUAL(managed->tensor.strides[31], 1);
+  CHECK_EQUAL(managed->tensor.strides[24], 1);
+  CHECK_EQUAL(managed->tensor.strides[0], 8);
+  managed->deleter(managed);
+}
+
+static void test_no_elements(void) {
+  /* Strides as torch gives them to an empty tensor; the largest shape that the check lets through. */
+  vw_handle handle = {.dtype = VW_U8, .ndim = 3, .shape = {0, INT64_MAX, 1}};
+  CHECK_EQUAL(vw_handle_check(&handle, 0, 64).problem, VW_OK);
+  vw_dl_managed *managed = vw_dl_new(&handle, NULL, delete);
+  CHECK(!memcmp(managed->tensor.strides, (int64_t[]){INT64_MAX, 1, 1}, 24));
+  managed->deleter(managed);
+}
+
+int main(void) {
+  PASS(test_dtypes);
+  PASS(test_c_order);
+  PASS(test_given_strides);
+  PASS(test_few_and_many_dimensions);
+  PASS(test_no_elements);
+}
