@@ -91,7 +91,7 @@ static uint32_t find_free(const vw_lease *lease, uint64_t size) {
   if (class_above(size, &fl, &sl)) {
     uint32_t fits = lease->sl_bitmap[fl] & (~0u << sl);
     if (fits) return lease->heads[fl][__builtin_ctz(fits)];
-    uint64_t above = fl + 1 < 64 ? lease->fl_bitmap & (~UINT64_C(0) << (fl + 1)) : 0;
+    uint64_t above = lease->fl_bitmap & (~UINT64_C(0) << (fl + 1));
     if (above) {
       fl = (uint32_t)__builtin_ctzll(above);
       return lease->heads[fl][__builtin_ctz(lease->sl_bitmap[fl])];

@@ -53,6 +53,11 @@ def load_builtin(config: WorkerConfig, membership: Membership) -> Registry:
     registry.load_builtin()
     preload()  # extension modules can't be mapped after lockdown
 
+    # What `serve` needs: under the strict policy no file can be opened any more.
+    import vortex_worker.engine
+    import vortex_worker.ipc.handler
+    import vortex_worker.sandbox.import_hook  # noqa: F401
+
     from vortex_worker import device
 
     membership.device = device.choose(config.device)

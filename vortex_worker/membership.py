@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import socket as sockets
-from importlib import metadata
+import sys
 from typing import TYPE_CHECKING, Any
 
 import vortex_worker
@@ -99,7 +98,7 @@ class Membership:
         return pb.Capabilities(
             devices=[device],
             dtypes=list(DTYPE_NAMES),
-            torch_version=metadata.version("torch"),
+            torch_version=sys.modules["torch"].__version__,  # the device brought it in
             package_version=vortex_worker.__version__,
             op_types=pack_ops(registry.specs()),
         )
@@ -143,6 +142,8 @@ def join(config: WorkerConfig, descriptors: Descriptors) -> Membership:
 def _connect(config: WorkerConfig, descriptors: Descriptors) -> int:
     if descriptors.socket >= 0:
         return descriptors.socket
+    import socket as sockets  # not for every start: an inherited socket needs none of it
+
     socket = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
     try:
         socket.connect(config.socket)

@@ -55,11 +55,14 @@ def by_hand(name: str, schedule: str, steps: int, seed: int, scale: float, laten
         external.DiscreteEpsDDPMDenoiser(lambda x, t, c=c: network(x, t, c), kept, quantize=False)
         for c in (POSITIVE[0][0], NEGATIVE[0][0].expand(3, -1, -1))
     )
-    whole = int(steps / denoise)
+    drop = name in ("dpm_2", "dpm_2_ancestral")
+    whole = int(steps / denoise) + drop
     if schedule == "karras":
         sigmas = sampling.get_sigmas_karras(whole, TABLE.sigma_min, TABLE.sigma_max)
     else:
         sigmas = external.DiscreteSchedule(TABLE.sigmas, quantize=False).get_sigmas(whole)
+    if drop:
+        sigmas = torch.cat([sigmas[:-2], sigmas[-1:]])
     sigmas = sigmas[-(steps + 1) :]
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
     level = (sigmas[0] ** 2 + 1).sqrt() if denoise == 1 else sigmas[0]
@@ -77,7 +80,7 @@ def by_hand(name: str, schedule: str, steps: int, seed: int, scale: float, laten
 
 @pytest.mark.parametrize("denoise", [1.0, 0.5])
 @pytest.mark.parametrize("schedule", ["normal", "karras"])
-@pytest.mark.parametrize("name", sorted(set(SAMPLERS) - {"dpm_2", "dpm_2_ancestral"}))
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
 def test_equals_the_run_by_hand(name: str, schedule: str, denoise: float) -> None:
     latent = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(9))
     seed = (1 << 64) - 5
@@ -146,6 +149,16 @@ def test_flow_takes_straight_paths() -> None:
     for name in ("euler", "heun", "dpmpp_2m"):
         out = run(model, seed=5, cfg=1.0, sampler_name=name, steps=3)["latent"]["samples"]
         torch.testing.assert_close(out, picture)
+
+
+def test_flow_starts_between_latent_and_noise() -> None:
+    seen: list[Tensor] = []
+    model = DiffusionModel(lambda x, t, cond: (seen.append(x), x)[1], parametrization="flow")
+    latent = torch.full((3, 2, 4, 4), 0.25)
+    run(model, latent={"samples": latent}, seed=5, cfg=1.0, steps=5, denoise=0.5)
+    noise = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(5))
+    sigma = 1 - 5 * (1 - 0.001) / 9  # the sixth of ten from 1 to 0.001
+    torch.testing.assert_close(seen[0], (1 - sigma) * latent + sigma * noise)
 
 
 def test_reports_each_step_and_writes_into_the_lease() -> None:

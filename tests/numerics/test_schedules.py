@@ -106,7 +106,9 @@ def test_drop_penultimate_of_one_step_more(schedule: str, denoise: float, whole:
 
 def test_edges_of_denoise() -> None:
     assert sigmas_for(TABLE, "normal", 20, 0.0) == []
-    assert sigmas_for(TABLE, "normal", 20, 0.99991) == SCHEDULES["normal"](TABLE, 20).tolist()
+    full = SCHEDULES["karras"](TABLE, 10_000).tolist()
+    assert sigmas_for(TABLE, "karras", 10_000, 0.99991) == full
+    assert sigmas_for(TABLE, "karras", 10_000, 0.9999) == SCHEDULES["karras"](TABLE, 10_001).tolist()[-10_001:]
     assert sigmas_for(TABLE, "normal", 1, 1.0) == [pytest.approx(14.6146, abs=1e-4), 0]
     tiny = sigmas_for(TABLE, "normal", 1, 1 / MAX_STEPS)
     assert tiny == [pytest.approx(TABLE.sigma_min, rel=1e-5), 0]

@@ -113,7 +113,7 @@ def test_unknown_name_offers_the_nearest() -> None:
         registry.get("KSampleer")
     assert caught.value.code == "WK-003"
     assert "KSampler" in caught.value.details["nearest"]
-    with pytest.raises(ExecutorNotFound, match="there is no node 'zzzzzzzz'$"):
+    with pytest.raises(ExecutorNotFound, match=r"there is no node 'zzzzzzzz'$"):
         registry.get("zzzzzzzz")
     with pytest.raises(ExecutorNotFound) as caught:
         registry.get("x" * 1_000_000)

@@ -126,9 +126,7 @@ class TestSlot:
     def test_hostile_words_are_only_numbers(self, arena):
         os.pwrite(arena.fd, b"\xff" * 64, 64)
         found = Slot(arena, 0).snapshot()
-        assert found == SlotSnapshot(
-            -1, 2**32 - 1, *[2**64 - 1] * 3, *[2**32 - 1] * 2, 2**64 - 1, 2**32 - 1, 2**64 - 1
-        )
+        assert found == SlotSnapshot(-1, 2**32 - 1, *[2**64 - 1] * 3, *[2**32 - 1] * 2, 2**64 - 1, 2**32 - 1, 2**64 - 1)
         view = SlotView.of(0, found)
         assert view.progress == 1.0
         assert view.silence() == 0

@@ -183,12 +183,10 @@ cdef class Arena:
         """Where the whole mapping begins in this process."""
         return <uint64_t><size_t>self.c.base
 
-    def regions(self):
-        """``(address, size, arena offset)`` of each mapping of data in this process."""
-        found = [(<uint64_t><size_t>self.c.base, self.c.size, 0)] if self.c.base != NULL else []
-        if self.c.lease != NULL:
-            found.append((<uint64_t><size_t>self.c.lease, self.c.lease_size, self.c.lease_offset))
-        return found
+    @property
+    def lease_address(self):
+        """Where the worker's own region is mapped read-write in this process; 0 before ``lease``."""
+        return <uint64_t><size_t>self.c.lease
 
     cdef int require_open(self) except -1:
         if self.c.base == NULL:

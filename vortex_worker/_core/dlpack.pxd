@@ -1,7 +1,7 @@
 from libc.stdint cimport uint32_t
 
 from vortex_worker._core.arena cimport Arena, vw_arena
-from vortex_worker._core.handle cimport TensorHandle, vw_handle
+from vortex_worker._core.handle cimport TensorHandle, vw_handle, vw_itemsize
 
 
 cdef extern from "dlpack.h" nogil:

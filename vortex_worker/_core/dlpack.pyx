@@ -59,7 +59,8 @@ cdef class Importer:
         Nobody may write to the tensor of a read-only buffer: torch doesn't know of such.
 
         Raises:
-            InvalidHandle: it is malformed, reaches outside the buffer, or is not RAW.
+            InvalidHandle: it is malformed, reaches outside the buffer, or is not RAW; the buffer is
+                not aligned to the dtype.
             BufferError: the source is not contiguous.
         """
         cdef object view = PyMemoryView_FromObject(source)
@@ -68,6 +69,9 @@ cdef class Importer:
             raise BufferError("the buffer is not contiguous")
         handle.require(0, buffer.len)
         handle.require_raw()
+        cdef size_t align = min(vw_itemsize(handle.c.dtype), 8)  # a complex128 is two numbers of 8 bytes
+        if <size_t>buffer.buf % align:
+            raise InvalidHandle(f"the buffer is not aligned to the {align} bytes that its dtype takes")
         return self.adopt(handle, <char *>buffer.buf + handle.c.offset, NULL, view)
 
     cdef object adopt(self, TensorHandle handle, char *data, vw_arena *arena, owner):

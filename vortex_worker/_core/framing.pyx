@@ -2,8 +2,8 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN, EINTR, EINVAL, EMSGSIZE, ENODATA, ETIMEDOUT
-from libc.stdint cimport uint32_t, uint64_t
+from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, ENODATA, ETIMEDOUT
+from libc.stdint cimport uint64_t
 from posix.unistd cimport close
 
 from vortex_worker._core._check cimport check
@@ -54,7 +54,7 @@ cdef object bad_length(vw_reader *reader):
 cdef object cut_frame(vw_reader *reader):
     cdef size_t held = reader.end - reader.begin
     if held < VW_FRAME_HEADER:
-        return ProtocolError(f"the stream ended inside a frame's header, {held} of {VW_FRAME_HEADER} bytes in")
+        return ProtocolError(f"the stream ended inside a frame's header, {held} of 4 bytes in")
     return ProtocolError(
         f"the stream ended inside a frame, {held - VW_FRAME_HEADER} of {reader.announced} bytes in"
     )

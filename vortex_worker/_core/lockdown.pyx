@@ -156,7 +156,11 @@ def landlock_restrict(rules, abi=None):
         if rc == -EINVAL or rc == -ENOMSG:
             raise ValueError(f"Landlock rule for {os.fsdecode(path)!r}: rights {rights:#x} don't apply to it")
         raise OSError(-rc, os.strerror(-rc), os.fsdecode(path))
-    reasons = {ENOSYS: "this kernel has none", EBUSY: "there are several threads", EPERM: "no_new_privs is not set"}
+    reasons = {
+        ENOSYS: "this kernel has none",
+        EBUSY: "there are several threads",
+        EPERM: "no_new_privs is not set",
+    }
     raise OSError(-rc, f"Landlock: {reasons.get(-rc, os.strerror(-rc))}")
 
 

@@ -7,6 +7,7 @@ the other.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import torch
 
 from vortex_worker._core.handle import ARROW_IPC, TensorHandle
 from vortex_worker.bridge import tensor as bridge
+from vortex_worker.errors import OutOfArena
 
 if TYPE_CHECKING:
     from vortex_worker._core.arena import Arena
@@ -68,7 +70,7 @@ class LeaseTensors:
             OutOfArena: the lease has no room.
         """
         dtype = dtype or torch.get_default_dtype()
-        block = Block(self._allocator, bridge.nbytes_of(shape, dtype))
+        block = self._block(bridge.nbytes_of(shape, dtype))
         tensor = bridge.empty(self._arena, block.offset, shape, dtype, block)
         self._fresh[block.offset] = block
         return tensor
@@ -88,15 +90,24 @@ class LeaseTensors:
             if block is not None:
                 self._exported[block.offset] = block
                 return handle
-            if any(i.offset <= handle.offset and handle.offset + handle.nbytes <= i.offset + i.nbytes for i in self._inputs):
+            if any(
+                i.offset <= handle.offset and handle.offset + handle.nbytes <= i.offset + i.nbytes for i in self._inputs
+            ):
                 return handle
         handle, block = bridge.store(self._arena, tensor, self._allocate)
         self._exported[handle.offset] = block
         return handle
 
     def _allocate(self, nbytes: int) -> tuple[int, Any]:
-        block = Block(self._allocator, nbytes)
+        block = self._block(nbytes)
         return block.offset, block
+
+    def _block(self, nbytes: int) -> Block:
+        try:
+            return Block(self._allocator, nbytes)
+        except OutOfArena:
+            gc.collect()  # tensors in reference cycles, such as those of tracebacks, keep blocks
+            return Block(self._allocator, nbytes)
 
     def release(self, offset: int) -> None:
         """The supervisor no longer needs the handle at ``offset``. One that isn't exported is no error."""

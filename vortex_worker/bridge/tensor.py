@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from operator import index
+from typing import Any, Protocol
 
 import torch
 
 from vortex_worker._core.arena import Arena
 from vortex_worker._core.dlpack import Importer
-from vortex_worker._core.handle import TensorHandle
+from vortex_worker._core.handle import MAX_NDIM, TensorHandle
 from vortex_worker.errors import InvalidHandle
 
 #: dtype numbers of the wire → torch's dtypes.
@@ -41,13 +42,42 @@ DTYPES: dict[int, torch.dtype] = {
 DTYPE_NUMBERS: dict[torch.dtype, int] = {dtype: number for number, dtype in DTYPES.items()}
 
 _ALIGN = 64
-#: torch._C._from_dlpack takes a capsule as it is; torch.from_dlpack asks five questions first.
+_MAX_BYTES = (1 << 63) - 1
+
+#: How torch takes memory over: from C to C where it can (torch 2.10), else by capsule. Its own
+#: function for capsules, since torch.from_dlpack asks five questions first.
 _importer = Importer(getattr(torch.Tensor, "__dlpack_c_exchange_api__", None), torch._C._from_dlpack)
 
 
-#: ``view(arena, handle, owner=None)``: the tensor that ``handle`` stands for, without a copy.
-#: The core's method as it is, since one more Python frame would be a tenth of its time.
-view = _importer.view
+class View(Protocol):
+    def __call__(self, arena: Arena, handle: TensorHandle, owner: Any = None, /) -> torch.Tensor:
+        """The tensor that ``handle`` stands for: no copy, its dtype, shape and strides.
+
+        The arena's mapping and ``owner`` live as long as the tensor, or any view of it, does. Memory
+        outside this worker's lease is read-only: writing to the tensor ends the process.
+
+        Raises:
+            InvalidHandle: it is malformed, outside the data area, or an Arrow IPC handle.
+        """
+
+
+class Over(Protocol):
+    def __call__(self, source: Any, handle: TensorHandle, /) -> torch.Tensor:
+        """The tensor that ``handle`` describes in a contiguous buffer, which stays exported as long.
+
+        The handle counts from the buffer's first byte. Of a read-only buffer nobody may write to the
+        tensor: torch doesn't know of such.
+
+        Raises:
+            InvalidHandle: it is malformed, or reaches outside the buffer; the memory is not aligned
+                for the dtype.
+            BufferError: the source is not contiguous.
+        """
+
+
+# The core's methods as they are: one more Python frame would be a tenth of the time of a view.
+view: View = _importer.view
+over: Over = _importer.over
 
 
 def frombuffer_view(arena: Arena, handle: TensorHandle, owner: Any = None) -> torch.Tensor:
@@ -68,19 +98,25 @@ def locate(arena: Arena, tensor: torch.Tensor) -> TensorHandle | None:
 
     None, too, where it begins off a 64-byte boundary: no handle can say so.
     """
-    if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
+    if tensor.device.type != "cpu" or tensor.layout is not torch.strided or tensor.is_nested:
         return None
-    if tensor.numel() == 0:
+    dtype = DTYPE_NUMBERS.get(tensor.dtype)
+    if dtype is None or tensor.numel() == 0 or tensor.dim() > MAX_NDIM or tensor.is_conj() or tensor.is_neg():
         return None
     extent = _extent(tensor)
     offset = arena.locate(tensor.data_ptr(), extent)
-    if offset < 0 or offset % _ALIGN or tensor.is_conj() or tensor.is_neg():
-        return None
-    dtype = DTYPE_NUMBERS.get(tensor.dtype)
-    if dtype is None:
+    if offset < arena.data_offset or offset % _ALIGN:
         return None
     strides = None if tensor.is_contiguous() else tuple(tensor.stride())
     return TensorHandle(offset, extent, dtype, tuple(tensor.shape), strides)
+
+
+def is_view_of(arena: Arena, tensor: torch.Tensor, handle: TensorHandle) -> bool:
+    """Whether a tensor is exactly what ``handle`` stands for: that memory, dtype, shape and strides."""
+    mine = locate(arena, tensor)
+    if mine is None or (mine.offset, mine.dtype, mine.shape) != (handle.offset, handle.dtype, handle.shape):
+        return False
+    return tuple(tensor.stride()) == handle.strides if handle.strides is not None else mine.strides is None
 
 
 def empty(arena: Arena, offset: int, shape: Sequence[int], dtype: torch.dtype, owner: Any) -> torch.Tensor:
@@ -92,7 +128,8 @@ def store(arena: Arena, tensor: torch.Tensor, allocate: Callable[[int], tuple[in
     """Copy a tensor into the arena: its handle, in C order, and what owns the memory.
 
     One ``memcpy`` when it is contiguous on the CPU, one strided copy when it isn't. From a GPU, one
-    copy that has ended before this returns (not run on a GPU yet).
+    asynchronous copy, at full speed into a lease that ``pinned.pin`` has registered, which has ended
+    before this returns (written to CUDA's and torch's documentation; not run on a GPU yet).
 
     Args:
         allocate: gives ``(offset, owner)`` of memory for so many bytes.
@@ -110,19 +147,30 @@ def store(arena: Arena, tensor: torch.Tensor, allocate: Callable[[int], tuple[in
         return handle, owner
     if tensor.device.type == "cpu" and tensor.is_contiguous():
         arena.copy_from(offset, tensor.data_ptr(), nbytes)
+        return handle, owner
+    target = view(arena, handle, owner)
+    if tensor.device.type == "cuda":
+        target.copy_(tensor, non_blocking=True)
+        torch.cuda.current_stream(tensor.device).synchronize()
     else:
-        view(arena, handle, owner).copy_(tensor)
+        target.copy_(tensor)
     return handle, owner
 
 
 def require_plain(tensor: torch.Tensor) -> None:
-    """Raise TypeError unless the tensor has dense memory and a dtype that can travel."""
-    if tensor.layout is not torch.strided:
-        raise TypeError(f"a {tensor.layout} tensor can't travel: make it dense first")
+    """Raise TypeError unless the tensor has dense memory, and a dtype and dimensions that can travel."""
     if tensor.is_quantized:
         raise TypeError("a quantized tensor can't travel: dequantize it first")
+    if tensor.is_nested:
+        raise TypeError("a nested tensor can't travel: pad it, or send its parts")
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"a {tensor.layout} tensor can't travel: make it dense first")
     if tensor.device.type == "meta":
         raise TypeError("a meta tensor has no data")
+    if hasattr(tensor, "__tensor_flatten__"):  # a wrapper around others, without memory of its own
+        raise TypeError(f"a {type(tensor).__name__} has no plain memory: send the tensors that it is made of")
+    if tensor.dim() > MAX_NDIM:
+        raise TypeError(f"a tensor of {tensor.dim()} dimensions can't travel: {MAX_NDIM} is the most")
     number_of(tensor.dtype)
 
 
@@ -138,12 +186,18 @@ def nbytes_of(shape: Sequence[int], dtype: torch.dtype) -> int:
     """Bytes of a tensor in C order.
 
     Raises:
-        InvalidHandle: a dimension is negative or no whole number.
+        InvalidHandle: a dimension is negative or no whole number, or the product is absurd.
     """
-    for size in shape:
-        if not isinstance(size, int) or size < 0:
-            raise InvalidHandle(f"shape is {list(shape)!r:.200}: it takes whole numbers, 0 or more")
-    return math.prod(shape) * dtype.itemsize
+    try:
+        sizes = [index(size) for size in shape]
+    except TypeError:
+        sizes = [-1]
+    if any(size < 0 for size in sizes):
+        raise InvalidHandle(f"shape is {list(shape)!r:.200}: it takes whole numbers, 0 or more")
+    nbytes = math.prod(sizes) * dtype.itemsize
+    if nbytes > _MAX_BYTES:
+        raise InvalidHandle(f"shape {sizes!r:.200} of {dtype} takes {nbytes:.3g} bytes: no memory is that large")
+    return nbytes
 
 
 def _extent(tensor: torch.Tensor) -> int:

@@ -69,5 +69,5 @@ class AbstractExecutor(ABC):
         """
         return []
 
-    def cleanup(self) -> None:
+    def cleanup(self) -> None:  # noqa: B027 - optional, so not abstract
         """Called once when the worker shuts down in good order. Nothing by default."""

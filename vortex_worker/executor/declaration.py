@@ -54,9 +54,7 @@ def _ports(name: str, field: str, items: object) -> tuple[Port, ...]:
             raise TypeError(f"{name}: {field}: aliases of {port.name!r} must be a tuple of strings")
         for text in (port.name, port.type, *port.aliases):
             if not isinstance(text, str) or not text:
-                raise TypeError(
-                    f"{name}: {field}: a port's name, type and aliases must be strings, not empty"
-                )
+                raise TypeError(f"{name}: {field}: a port's name, type and aliases must be strings, not empty")
             _require_text(f"{name}: {field}", text)
         _require_text(f"{name}: doc of {port.name!r}", port.doc)
     return ports

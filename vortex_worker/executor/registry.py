@@ -80,9 +80,7 @@ class Registry:
             with self._reporting(plugin):
                 found = point.load()
                 if not inspect.isclass(found) and not inspect.ismodule(found):
-                    raise TypeError(
-                        f"{point.value} is a {type(found).__name__}: it must be a class or a module"
-                    )
+                    raise TypeError(f"{point.value} is a {type(found).__name__}: it must be a class or a module")
                 for cls in [found] if inspect.isclass(found) else classes_of(found):
                     with self._reporting(plugin):
                         self.add(cls, plugin)

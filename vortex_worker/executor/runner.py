@@ -83,9 +83,7 @@ def run(
         raise as_job_error(error, spec.name) from None
 
 
-def _ask_node(
-    executor: AbstractExecutor, spec: OpSpec, inputs: dict[str, Any], params: dict[str, Any]
-) -> None:
+def _ask_node(executor: AbstractExecutor, spec: OpSpec, inputs: dict[str, Any], params: dict[str, Any]) -> None:
     try:
         problems = executor.validate(inputs, params)
     except BaseException as error:

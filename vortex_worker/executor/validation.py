@@ -94,25 +94,16 @@ def port_problem(port: Port, value: Any) -> str | None:
             ok = is_tensor(value) and value.dim() == 4 and value.shape[-1] in (1, 3, 4)
             ok = ok and value.is_floating_point()
         case "LATENT":
-            ok = (
-                isinstance(value, Mapping) and is_tensor(value.get("samples")) and value["samples"].dim() >= 3
-            )
+            ok = isinstance(value, Mapping) and is_tensor(value.get("samples")) and value["samples"].dim() >= 3
         case "CONDITIONING":
             ok = isinstance(value, list | tuple) and len(value) > 0 and all(map(_is_condition, value))
         case _:
-            ok = not (
-                value is None or isinstance(value, bool | int | float | str | bytes) or is_tensor(value)
-            )
+            ok = not (value is None or isinstance(value, bool | int | float | str | bytes) or is_tensor(value))
     return None if ok else f"{port.name!r} is {describe(value)}: it takes {_accepted_at(port)}"
 
 
 def _is_condition(pair: Any) -> bool:
-    return (
-        isinstance(pair, list | tuple)
-        and len(pair) == 2
-        and is_tensor(pair[0])
-        and isinstance(pair[1], Mapping)
-    )
+    return isinstance(pair, list | tuple) and len(pair) == 2 and is_tensor(pair[0]) and isinstance(pair[1], Mapping)
 
 
 def _accepted_at(port: Port) -> str:
@@ -201,9 +192,7 @@ def check_outputs(spec: OpSpec, result: Any) -> dict[str, Any]:
         ExecutionError: it gave no dict, too few or too many ports, or a value that fits none.
     """
     if not isinstance(result, Mapping):
-        raise ExecutionError(
-            f"{spec.name} returned {describe(result)}: execute must return a dict by output port"
-        )
+        raise ExecutionError(f"{spec.name} returned {describe(result)}: execute must return a dict by output port")
     names = [port.name for port in spec.outputs]
     missing = [name for name in names if name not in result]
     extra = [describe(name) for name in result if name not in names]
@@ -211,8 +200,7 @@ def check_outputs(spec: OpSpec, result: Any) -> dict[str, Any]:
         said = [f"lacks {', '.join(missing)}"] * bool(missing)
         said += [f"has unknown {', '.join(extra[:_MAX_PROBLEMS])}"] * bool(extra)
         raise ExecutionError(
-            f"{spec.name} returned a dict that {' and '.join(said)}: "
-            f"its outputs are {', '.join(names) or 'none'}"
+            f"{spec.name} returned a dict that {' and '.join(said)}: its outputs are {', '.join(names) or 'none'}"
         )
     outputs = {port.name: result[port.name] for port in spec.outputs}
     for port in spec.outputs:

@@ -74,8 +74,8 @@ class Sandbox:
         if seccomp.available():
             execute = seccomp.load_policy(config.seccomp_policy)
             bootstrap = seccomp.load_policy("bootstrap").including(execute)
-            self._bootstrap = seccomp.compile_policy(bootstrap, pid=os.getpid())
-            self._execute = seccomp.compile_policy(execute, pid=os.getpid())
+            self._bootstrap = seccomp.compile_policy(bootstrap)
+            self._execute = seccomp.compile_policy(execute)
         else:
             self._give_up("this system has no seccomp")
         descriptors = _open_descriptors(config)
@@ -105,7 +105,7 @@ class Sandbox:
             self._give_up("this kernel has no Landlock: files can't be restricted")
         if self._bootstrap is not None:
             with self._layer("seccomp-bootstrap"):
-                lockdown.install_filter(self._bootstrap.code, all_threads=False)
+                lockdown.install_filter(self._bootstrap.for_pid(os.getpid()).code, all_threads=False)
 
     def lock_down(self) -> None:
         """S2. The filter that jobs run under, on every thread at once; then try what must fail.
@@ -115,7 +115,7 @@ class Sandbox:
         """
         if self._execute is not None:
             with self._layer("seccomp-execute"):
-                lockdown.install_filter(self._execute.code, all_threads=True)
+                lockdown.install_filter(self._execute.for_pid(os.getpid()).code, all_threads=True)
             self._report.policy = self._execute.name
             self._report.filter_hash = self._execute.sha256
         if self._report.landlock_abi:

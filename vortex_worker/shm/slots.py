@@ -28,7 +28,7 @@ _FIELDS = struct.Struct("<iIQQQIIQI4xQ")
 class SlotView(NamedTuple):
     """One slot at one moment. Times are CLOCK_MONOTONIC ns; a worker can have written anything."""
 
-    index: int
+    slot: int  # its number
     pid: int
     status: int
     job_id: int
@@ -41,14 +41,14 @@ class SlotView(NamedTuple):
     fault_time: int
 
     @classmethod
-    def of(cls, index: int, snapshot: SlotSnapshot) -> SlotView:
+    def of(cls, slot: int, snapshot: SlotSnapshot) -> SlotView:
         """From ``Slot.snapshot()``."""
-        return cls(index, *snapshot)
+        return cls(slot, *snapshot)
 
     @classmethod
-    def unpack(cls, index: int, data: bytes) -> SlotView:
+    def unpack(cls, slot: int, data: bytes) -> SlotView:
         """From the slot's 64 bytes."""
-        return cls(index, *_FIELDS.unpack_from(data))
+        return cls(slot, *_FIELDS.unpack_from(data))
 
     @property
     def status_name(self) -> str:

@@ -308,7 +308,7 @@ class Crew:
             pass  # reset by its death, which the pidfd reports
         if link.hung_up and link.alive:
             self._loop.remove_reader(link.fileno())
-            link.process.kill()  # it may have closed the socket and live on; _on_exit follows either way
+            link.kill()  # it may have closed the socket and live on; _on_exit follows either way
 
     def _handle(self, link: WorkerLink, packet: pb.ControlPacket) -> None:
         kind = packet.WhichOneof("body")
@@ -364,12 +364,13 @@ class Crew:
             link.fault = why
             log.warning("worker %s is killed: %s", link.worker_id, why)
         if link.alive:
-            link.process.kill()
+            link.kill()
 
     def _on_exit(self, link: WorkerLink) -> None:
         """The pidfd says that the process is gone: nothing of it runs or writes any more."""
         for fd in (link.fileno(), link.process.pidfd, link.process.log_fd):
             self._loop.remove_reader(fd)
+        link.dying = True
         self._last_words(link)
         status = link.process.reap()
         assert status is not None
@@ -464,7 +465,7 @@ class Crew:
             link = self._runner_of(task)
             if link is not None and not task.job.done():
                 task.ending = error
-                link.process.kill()
+                link.kill()
 
     def _tick(self) -> None:
         for link in self.links():
@@ -496,10 +497,10 @@ class Crew:
             if link.idle:
                 self._send_or_lose(link, shutdown=pb.Shutdown(reason="the fabric is closing"))
             else:
-                link.process.kill()
+                link.kill()
         if not self._await_ends(self._grace):
             for link in self.links():
-                link.process.kill()
+                link.kill()
             self._await_ends(None)
         self._call(self._loop.stop)
         self._thread.join()

@@ -75,7 +75,7 @@ class Fabric:
         memory_limit: int = 0,
         queue: int = 1024,
         grace: float = 2.0,
-        start_timeout: float = 120.0,
+        start_timeout: float = 60.0,
         log_level: str = "warning",
         max_frame: int = MAX_FRAME,
         heartbeat_ms: int = HEARTBEAT_MS,

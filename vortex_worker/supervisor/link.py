@@ -67,6 +67,7 @@ class WorkerLink:
         self.dropped_objects: deque[int] = deque()
         self.log_tail: deque[str] = deque(maxlen=_LOG_TAIL)
         self.fault = ""  # why the supervisor gave it up, if it did
+        self.dying = False  # it is being killed, or has hung up: it gets no more jobs
         self.jobs_done = 0
         self._socket = FrameSocket(process.socket_fd, config.max_frame)
         self._send_lock = threading.Lock()
@@ -79,7 +80,7 @@ class WorkerLink:
 
     @property
     def idle(self) -> bool:
-        return self.stage is Stage.READY and self.task is None
+        return self.stage is Stage.READY and self.task is None and not self.dying
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -192,6 +193,11 @@ class WorkerLink:
             except (ValueError, KeyError, TypeError):
                 pass  # a node printed something alike: pass it on as it is
         log.log(level, "%s: %s", self.worker_id, text)
+
+    def kill(self) -> None:
+        """End the process. What follows, follows from its exit."""
+        self.dying = True
+        self.process.kill()
 
     def describe(self) -> dict[str, Any]:
         """What it is and does, as plain data."""

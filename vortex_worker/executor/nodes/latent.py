@@ -49,9 +49,7 @@ class LatentUpscale(AbstractExecutor):
         shape = inputs["samples"]["samples"].shape
         if len(shape) == 4 and 0 not in shape:
             return []
-        return [
-            f"'samples' is a tensor {list(shape)}: it takes [batch, channels, height, width], none of them 0"
-        ]
+        return [f"'samples' is a tensor {list(shape)}: it takes [batch, channels, height, width], none of them 0"]
 
     def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
         size = {side: max(8, params[side]) // 8 if params[side] else 0 for side in ("width", "height")}

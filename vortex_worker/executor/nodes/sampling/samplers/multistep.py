@@ -40,7 +40,7 @@ def lms(
     callback: Callback = quiet,
     order: int = 4,
 ) -> Tensor:
-    """Linear multistep (Adams and Bashforth) with uneven steps, after Katherine Crowson. Order ``order``."""
+    """Adams and Bashforth's linear multistep for uneven steps. Order ``order``, after a start of lower order."""
     slopes: list[Tensor] = []  # the latest first
     for i, (sigma, following) in enumerate(pairwise(sigmas)):
         denoised = model(x, sigma)
