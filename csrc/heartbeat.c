@@ -70,13 +70,16 @@ int vw_heartbeat_start(vw_heartbeat *heartbeat, vw_slot *slot, int fd, uint32_t 
     return rc;
   }
   heartbeat->running = true;
+  heartbeat->owner = getpid();
   return 0;
 }
 
 void vw_heartbeat_stop(vw_heartbeat *heartbeat) {
   if (!heartbeat->running) return;
   heartbeat->running = false;
-  eventfd_write(heartbeat->stop_fd, 1); /* can't fail: the counter is 0 */
-  pthread_join(heartbeat->thread, NULL);
+  if (heartbeat->owner == getpid()) {
+    eventfd_write(heartbeat->stop_fd, 1); /* can't fail: the counter is 0 */
+    pthread_join(heartbeat->thread, NULL);
+  }
   close(heartbeat->stop_fd);
 }

@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "slot.h"
 
@@ -20,6 +21,7 @@ typedef struct {
   int stop_fd; /* eventfd: readable when the thread shall end */
   uint32_t interval_ms;
   bool running;
+  pid_t owner; /* a fork of it has this struct, but not the thread */
   pthread_t thread;
 } vw_heartbeat;
 

@@ -37,6 +37,7 @@ if [ ! -e "$venv/.tools" ] || [ pyproject.toml -nt "$venv/.tools" ] || [ constra
   echo "installing the build's tools and torch (once; it takes a few minutes)"
   "${pip[@]}" install --upgrade pip
   "${pip[@]}" install -c constraints.txt "${build[@]}"
+  "${pip[@]}" install -c constraints.txt --no-deps k-diffusion
   touch "$venv/.tools"
 fi
 

@@ -19,6 +19,19 @@ if TYPE_CHECKING:
     from vortex_worker.executor.registry import Registry
     from vortex_worker.membership import Membership
 
+#: Of ours, what is imported when it is first needed, which is after lockdown.
+JOB_MODULES = (
+    "vortex_worker.bridge.arrow",
+    "vortex_worker.engine",
+    "vortex_worker.executor.nodes.sampling.guidance",
+    "vortex_worker.executor.nodes.sampling.model",
+    "vortex_worker.executor.nodes.sampling.noise",
+    "vortex_worker.executor.nodes.sampling.samplers",
+    "vortex_worker.executor.nodes.sampling.schedules",
+    "vortex_worker.ipc.handler",
+    "vortex_worker.sandbox.import_hook",
+)
+
 EXIT_OK = 0
 EXIT_BAD_CONFIG = 2
 EXIT_FAULT = 3
@@ -51,12 +64,7 @@ def load_builtin(config: WorkerConfig, membership: Membership) -> Registry:
 
     registry = Registry()
     registry.load_builtin()
-    preload()  # extension modules can't be mapped after lockdown
-
-    # What `serve` needs: under the strict policy no file can be opened any more.
-    import vortex_worker.engine
-    import vortex_worker.ipc.handler
-    import vortex_worker.sandbox.import_hook  # noqa: F401
+    preload(JOB_MODULES)  # no extension module can be loaded after lockdown, and under `strict` no module
 
     from vortex_worker import device
 

@@ -175,6 +175,22 @@ static void name_and_signals(void *argument) {
   CHECK(!"there is a thread named vw-heartbeat");
 }
 
+#ifndef __SANITIZE_THREAD__ /* which allows no fork beside threads */
+static void stop_in_a_fork(void *heartbeat) {
+  vw_heartbeat_stop(heartbeat); /* there is no thread to wait for */
+}
+
+static void fork_while_it_runs(void *argument) {
+  (void)argument;
+  vw_heartbeat heartbeat = {0};
+  CHECK_EQUAL(vw_heartbeat_start(&heartbeat, shared, -1, 5), 0);
+  CHECK_EQUAL(in_child(stop_in_a_fork, &heartbeat), 0);
+  uint64_t seen = last_beat();
+  while (last_beat() == seen) usleep(1000); /* ours runs on */
+  vw_heartbeat_stop(&heartbeat);
+}
+#endif
+
 int main(void) {
   alarm(60);
   shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -182,6 +198,9 @@ int main(void) {
   PASS(test_ends_the_process_at_hang_up); /* forks first, threads after: the thread sanitizer wants it so */
   PASS(test_a_stopped_process_does_not_beat);
   IN_CHILD(name_and_signals);
+#ifndef __SANITIZE_THREAD__
+  IN_CHILD(fork_while_it_runs);
+#endif
   PASS(test_beats_while_the_main_thread_is_busy);
   PASS(test_start_and_stop);
   munmap(shared, 4096);

@@ -151,3 +151,12 @@ def test_an_unknown_code_is_kept_as_a_detail():
 def test_every_error_code_is_taken_once():
     codes = [cls.code for cls in JobError.__subclasses__() if cls.__module__ == JobError.__module__]
     assert sorted(codes) == [f"WK-{n:03}" for n in range(1, 14)]
+
+
+def test_an_error_can_not_write_to_the_terminal_of_who_reads_it():
+    hostile = pb.Error(code="WK-006\x1b[2J", message="\x1b]0;owned\x07 first\nsecond", details={"k\x9b": "\u202ex" * 90_000})
+    error = protocol.unpack_error(hostile)
+    text = error.message + "".join(error.details) + "".join(error.details.values())
+    assert all(c.isprintable() or c == "\n" for c in text)
+    assert "first\nsecond" in error.message
+    assert len(error.details["k\\x9b"]) < 30_000

@@ -66,7 +66,7 @@ def bench(arguments: tuple[str, ...]) -> None:
 def main() -> None:
     """Entry point of the command."""
     try:
-        command.main(standalone_mode=False)
+        command.main(prog_name="vortex-worker", standalone_mode=False)
     except click.exceptions.Abort:
         click.echo("interrupted", err=True)
         sys.exit(130)

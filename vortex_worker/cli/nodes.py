@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from vortex_worker.cli import EXIT_FAILED, EXIT_USAGE
@@ -40,13 +41,14 @@ def nodes_command(custom_nodes: tuple[str, ...], as_json: bool) -> int:
     table = Table("node", "takes", "gives", "from", show_lines=True)
     for name in sorted(specs):
         spec = specs[name]
-        takes = [f"{port.name}: {port.type}{'?' * port.optional}" for port in spec.inputs]
-        takes += [f"[dim]{_setting(param)}[/]" for param in spec.params]
-        gives = [f"{port.name}: {port.type}" for port in spec.outputs]
-        table.add_row(f"[bold]{name}[/]\n[dim]{spec.doc}[/]", "\n".join(takes), "\n".join(gives), spec.source)
+        takes = [escape(f"{port.name}: {port.type}{'?' * port.optional}") for port in spec.inputs]
+        takes += [f"[dim]{escape(_setting(param))}[/]" for param in spec.params]
+        gives = [escape(f"{port.name}: {port.type}") for port in spec.outputs]
+        about = f"[bold]{escape(name)}[/]\n[dim]{escape(spec.doc)}[/]"
+        table.add_row(about, "\n".join(takes), "\n".join(gives), escape(spec.source))
     Console().print(table)
     for plugin, message, _ in failures:
-        errors.print(f"[yellow]{plugin} did not load:[/] {message}", highlight=False)
+        errors.print(f"[yellow]{escape(plugin)} did not load:[/] {escape(message)}", highlight=False)
     return 0
 
 
@@ -62,4 +64,4 @@ def as_dict(spec: OpSpec) -> dict[str, Any]:
 def _setting(param: Param) -> str:
     default = "" if param.default is REQUIRED else f" = {param.default!r}"
     words = accepted(param)
-    return f"{param.name}{default} [{words if len(words) < 60 else param.type}]".replace("[", "\\[")
+    return f"{param.name}{default} [{words if len(words) < 60 else param.type}]"

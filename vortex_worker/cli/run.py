@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from vortex_worker.cli import EXIT_FAILED, EXIT_USAGE
@@ -85,7 +86,7 @@ def _own_folder(workflow: str) -> tuple[str, ...]:
 
 def _report_plugins(fabric: Fabric, console: Console) -> None:
     for plugin, message, _ in fabric.plugin_errors():
-        console.print(f"[yellow]custom nodes {plugin} did not load:[/] {message}", highlight=False)
+        console.print(f"[yellow]custom nodes {escape(plugin)} did not load:[/] {escape(message)}", highlight=False)
 
 
 def _fail(
@@ -99,7 +100,7 @@ def _fail(
             details["problems"] = [{"node": node, "message": text} for node, text in problems]
         print(json.dumps({"ok": False, "error": details}))
         return status
-    where = f" at node {error.details['node']}" if isinstance(error, JobError) and "node" in error.details else ""
+    where = f" at node {escape(error.details['node'])}" if isinstance(error, JobError) and "node" in error.details else ""
     console.print(f"[bold red]{what}{where}[/]")
     console.print(str(error), markup=False, highlight=False)
     if isinstance(error, JobError) and "traceback" in error.details:
@@ -111,7 +112,7 @@ def _show(console: Console, result: WorkflowResult) -> None:
     layers = {layer for worker in result.workers for layer in worker["sandbox"]["layers"]}
     enforced = all(worker["sandbox"]["enforced"] for worker in result.workers)
     for file in result.files:
-        console.print(f"wrote [bold]{file}[/]", highlight=False)
+        console.print(f"wrote [bold]{escape(file)}[/]", highlight=False)
     state = "[green]sandboxed[/] by " + ", ".join(sorted(layers)) if enforced else "[bold red]NOT sandboxed[/]"
     console.print(f"{len(result.nodes)} nodes in {result.seconds:.2f} s, {state}", highlight=False)
 
@@ -141,7 +142,7 @@ class _Bars:
         if self._starting is not None:
             self._progress.remove_task(self._starting)
             self._starting = None
-        self._bars[node] = self._progress.add_task(f"{node} {class_type}"[:32], total=1)
+        self._bars[node] = self._progress.add_task(escape(f"{node} {class_type}"[:32]), total=1)
 
     def node_progress(self, node: str, step: int, total: int) -> None:
         self._progress.update(self._bars[node], completed=step, total=max(total, 1))

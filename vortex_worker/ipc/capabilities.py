@@ -14,6 +14,7 @@ from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
 
 _MAX_OPS = 10_000
+_MAX_NAME = 200  # characters
 
 
 def pack_ops(specs: Iterable[OpSpec]) -> list[pb.OpType]:
@@ -50,23 +51,28 @@ def unpack_ops(message: pb.Capabilities) -> dict[str, OpSpec]:
     """
     if len(message.op_types) > _MAX_OPS:
         raise ProtocolError(f"a worker announces {len(message.op_types)} op types: at most {_MAX_OPS}")
-    return {op.name: _unpack_op(op) for op in message.op_types}
+    return {protocol.printable(op.name, _MAX_NAME): _unpack_op(op) for op in message.op_types}
 
 
 def _unpack_op(op: pb.OpType) -> OpSpec:
     return OpSpec(
-        name=op.name,
+        name=_name(op.name),
         inputs=tuple(_unpack_port(port) for port in op.inputs),
         outputs=tuple(_unpack_port(port) for port in op.outputs),
         params=tuple(_unpack_param(op.name, param) for param in op.params),
         mutates_inputs=op.mutates_inputs,
-        source=op.source,
-        doc=op.doc,
+        source=_name(op.source),
+        doc=protocol.printable(op.doc),
     )
 
 
+def _name(text: str) -> str:
+    return protocol.printable(text, _MAX_NAME)
+
+
 def _unpack_port(port: pb.Port) -> Port:
-    return Port(port.name, port.type, port.doc, port.optional, tuple(port.aliases))
+    aliases = tuple(_name(alias) for alias in port.aliases)
+    return Port(_name(port.name), _name(port.type), protocol.printable(port.doc), port.optional, aliases)
 
 
 def _unpack_param(op: str, message: pb.Param) -> Param:
@@ -76,13 +82,13 @@ def _unpack_param(op: str, message: pb.Param) -> Param:
     if message.type not in PARAM_TYPES or (message.type == "CHOICE") != bool(message.choices):
         raise ProtocolError(f"{op!r:.80}: parameter {message.name!r:.80} has type {message.type!r:.40}")
     return Param(
-        message.name,
+        _name(message.name),
         message.type,
         default=value("default") if message.HasField("default") else REQUIRED,
         minimum=value("minimum") if message.HasField("minimum") else None,
         maximum=value("maximum") if message.HasField("maximum") else None,
-        choices=tuple(message.choices),
-        doc=message.doc,
+        choices=tuple(_name(choice) for choice in message.choices),
+        doc=protocol.printable(message.doc),
     )
 
 

@@ -182,11 +182,18 @@ def pack_error(error: JobError) -> pb.Error:
 
 def unpack_error(message: pb.Error) -> JobError:
     """A job's error as received; a code that this version doesn't know becomes an ExecutionError."""
-    details = dict(message.details)
+    details = {printable(key): printable(text) for key, text in message.details.items()}
     cls = JOB_ERRORS.get(message.code, ExecutionError)
     if cls.code != message.code:
-        details["code"] = message.code
-    return cls(message.message, details, message.retryable)
+        details["code"] = printable(message.code)
+    return cls(printable(message.message), details, message.retryable)
+
+
+def printable(text: str, limit: int = 20_000) -> str:
+    """Text from a worker, fit for a terminal: escape sequences and the like written out, length bounded."""
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= limit else text[:limit] + "…"
 
 
 def _clean(text: str) -> str:

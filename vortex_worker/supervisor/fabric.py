@@ -245,7 +245,10 @@ class Fabric:
 
     def plugin_errors(self, timeout: float | None = None) -> list[tuple[str, str, str]]:
         """``(plugin, message, traceback)`` of each that did not load."""
-        return [(e.plugin, e.message, e.traceback) for e in self._ready_link(timeout).plugin_errors]
+        from vortex_worker.ipc.protocol import printable
+
+        errors = self._ready_link(timeout).plugin_errors
+        return [(printable(e.plugin), printable(e.message), printable(e.traceback)) for e in errors]
 
     def _ready_link(self, timeout: float | None) -> WorkerLink:
         links = self._crew.wait(lambda links: any(link.stage is Stage.READY for link in links), timeout)
