@@ -1,4 +1,4 @@
-"""The documents are true: their examples run, their offsets and field numbers are the code's, their links lead somewhere."""
+"""The documents are true: examples run, offsets and field numbers are the code's, links lead somewhere."""
 
 import re
 import sys
@@ -9,7 +9,10 @@ import pytest
 from vortex_worker.ipc import control_pb2 as pb
 
 ROOT = Path(__file__).parents[2]
-DOCS = [*sorted((ROOT / "docs").glob("*.md")), *(ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"))]
+DOCS = [
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),
+]
 #: ``<!-- runnable -->`` before a block: it runs. ``<!-- runnable: FILE -->``: it is saved as that file first.
 RUNNABLE = re.compile(r"<!-- runnable(?:: (\S+))? -->\n+```python\n(.*?)```", re.S)
 
@@ -51,7 +54,11 @@ SIZES = {"u64": 8, "u32": 4, "i32": 4}
 def table_of(text, heading):
     """Rows of the first table below a heading, as lists of cells without backquotes."""
     section = text.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    rows = [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in section.split("\n") if line.startswith("|")]
+    rows = [
+        [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+        for line in section.split("\n")
+        if line.startswith("|")
+    ]
     return rows[2:]
 
 
@@ -60,7 +67,10 @@ def test_the_offsets_are_those_of_layout_h(heading, struct):
     layout = (ROOT / "csrc" / "layout.h").read_text()
     asserted = {name: int(at) for name, at in re.findall(rf"offsetof\({struct}, (\w+)\) == (\d+)", layout)}
     body = layout.split(f"typedef struct {struct} {{")[1].split("}")[0]
-    types = {name: f"{'u' if unsigned else 'i'}{bits}" for unsigned, bits, name in re.findall(r"_Atomic (u?)int(32|64)_t (\w+);", body)}
+    types = {
+        name: f"{'u' if unsigned else 'i'}{bits}"
+        for unsigned, bits, name in re.findall(r"_Atomic (u?)int(32|64)_t (\w+);", body)
+    }
     rows = [row for row in table_of(page("shared-memory.md"), heading) if row[1] != "zeros"]
     assert {row[1]: int(row[0]) for row in rows} == asserted
     assert {row[1]: row[2] for row in rows} == types
@@ -92,7 +102,7 @@ def test_the_constants_are_those_of_layout_h():
 
 def test_the_field_numbers_are_those_of_the_schema():
     told = {}
-    for name, fields in re.findall(r"^\| `(\w+)` \| ((?:\d+ \w+ [^|]*?)) \|", page("protocol.md"), re.M):
+    for name, fields in re.findall(r"^\| `([A-Z][a-zA-Z]+)` \| (\d+ \w+ [^|]*?) \|", page("protocol.md"), re.M):
         told[name] = {field: int(number) for number, field in re.findall(r"(?:^|· )(\d+) (\w+) ", fields + " ")}
     messages = {m.name: m for m in pb.DESCRIPTOR.message_types_by_name.values()}
     assert told == {name: {f.name: f.number for f in m.fields} for name, m in messages.items()}

@@ -68,12 +68,8 @@ def process_status() -> dict[str, str]:
 
 def raises(number: int, call, *arguments) -> None:
     """``call`` must fail with exactly this errno."""
-    try:
+    with pytest.raises(OSError, match=rf"^\[Errno {number}\]"):
         call(*arguments)
-    except OSError as error:
-        assert error.errno == number, error
-    else:
-        pytest.fail(f"{call} went through")
 
 
 class TestIsolate:

@@ -121,7 +121,8 @@ cdef class TensorHandle:
 
 def _misfit(offset, nbytes, dtype, encoding, shape, strides):
     # Which number doesn't fit its field. Slow, and only ever run to say so.
-    fields = [("offset", offset, 0, 64), ("nbytes", nbytes, 0, 64), ("dtype", dtype, 0, 32), ("encoding", encoding, 0, 32)]
+    fields = [("offset", offset, 0, 64), ("nbytes", nbytes, 0, 64)]
+    fields += [("dtype", dtype, 0, 32), ("encoding", encoding, 0, 32)]
     fields += [(f"shape[{i}]", size, -(1 << 63), 63) for i, size in enumerate(shape)]
     fields += [(f"strides[{i}]", stride, -(1 << 63), 63) for i, stride in enumerate(strides or ())]
     for name, value, least, bits in fields:

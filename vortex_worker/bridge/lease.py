@@ -82,7 +82,7 @@ class LeaseTensors:
             OutOfArena: the lease has no room.
             TypeError: a kind of tensor that can't travel.
         """
-        tensor = torch.as_tensor(value)
+        tensor = bridge.as_tensor(value)
         bridge.require_plain(tensor)
         handle = bridge.locate(self._arena, tensor)
         if handle is not None:

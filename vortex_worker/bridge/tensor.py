@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from operator import index
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from torch.utils.dlpack import from_dlpack
 
 from vortex_worker._core.arena import Arena
 from vortex_worker._core.dlpack import Importer
@@ -155,6 +157,29 @@ def store(arena: Arena, tensor: torch.Tensor, allocate: Callable[[int], tuple[in
     else:
         target.copy_(tensor)
     return handle, owner
+
+
+def as_tensor(value: Any) -> torch.Tensor:
+    """A tensor of a tensor or array: NumPy's, or anything with ``__array__`` or ``__dlpack__``.
+
+    No copy but of what a tensor can't be over: read-only memory, negative strides, or such as are
+    not whole elements.
+
+    Raises:
+        TypeError: it is no such thing, or of a dtype that torch lacks.
+    """
+    if isinstance(value, torch.Tensor):
+        return value
+    if hasattr(value, "__array__"):
+        array = np.asarray(value)
+        plain = array.flags.writeable and all(s >= 0 and s % array.itemsize == 0 for s in array.strides)
+        return torch.from_numpy(array if plain else array.copy())
+    if hasattr(value, "__dlpack__"):
+        return from_dlpack(value)
+    raise TypeError(
+        f"{type(value).__name__} can't be sent to a worker: it takes tensors, arrays, resident objects, "
+        "None, bool, int, float, str, bytes, and lists and dicts of these"
+    )
 
 
 def require_plain(tensor: torch.Tensor) -> None:
