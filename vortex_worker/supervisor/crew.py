@@ -106,7 +106,7 @@ class Crew:
                 )
                 if not room:
                     raise QueueFull(f"{self._queue_limit} jobs wait already")
-            self._check_open()
+            self.check_open()
             self._tasks[task.job.id] = task
             self._scheduler.add(task)
             started = self._assign()
@@ -143,7 +143,7 @@ class Crew:
         with self._lock:
             if not self._changed.wait_for(settled, timeout):
                 raise TimeoutError(f"workers are not ready after {timeout} s")
-            self._check_open()
+            self.check_open()
             return self.links()
 
     def links(self) -> list[WorkerLink]:
@@ -155,7 +155,8 @@ class Crew:
         """Whether every worker takes jobs."""
         return len(links) == len(self._links) and all(link.stage is Stage.READY for link in links)
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise FabricClosed or LaunchError if no job can run any more."""
         if self._closing:
             raise FabricClosed("the fabric is closed")
         if self._broken:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
+import math
 import os
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -85,6 +87,12 @@ class Fabric:
         _check_range("queue", queue, 1, 1 << 30)
         _check_range("lease_size", lease_size, 1 << 21, 1 << 44)
         _check_range("client_size", client_size, 1 << 21, 1 << 44)
+        _check_range("max_frame", max_frame, 4096, 1 << 30)
+        _check_range("heartbeat_ms", heartbeat_ms, 1, 60_000)
+        _check_range("threads", 0 if threads is None else threads, 0, 4096)
+        _check_range("memory_limit", memory_limit, 0, 1 << 62)
+        _check_seconds("grace", grace, zero=True)
+        _check_seconds("start_timeout", start_timeout)
         if log_level not in LOG_LEVELS:
             raise ConfigError(f"log_level is {log_level!r}: it takes one of {', '.join(LOG_LEVELS)}")
         cpus = len(os.sched_getaffinity(0))
@@ -188,7 +196,8 @@ class Fabric:
         job = self.submit(op_type, inputs, params, **options)
 
         def ended(job: Job) -> None:
-            loop.call_soon_threadsafe(settle)
+            with contextlib.suppress(RuntimeError):  # the caller's loop may have ended before the job
+                loop.call_soon_threadsafe(settle)
 
         job.add_done_callback(ended)
         try:
@@ -215,12 +224,14 @@ class Fabric:
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.Tensor:
         """An uninitialised tensor in shared memory: fill it, and give it to jobs without a copy."""
+        self._crew.check_open()
         from vortex_worker.bridge import client
 
         return client.empty(self._memory.arena, shape, dtype, self._memory.allocate)
 
     def tensor(self, value: Any) -> torch.Tensor:
         """A copy of ``value`` (tensor, array or list) in shared memory."""
+        self._crew.check_open()
         from vortex_worker.bridge import client
 
         return client.copy(self._memory.arena, value, self._memory.allocate)
@@ -284,6 +295,12 @@ def _close_open_fabrics() -> None:
 def _check_range(name: str, value: int, low: int, high: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise ConfigError(f"{name} is {value!r}: it takes a whole number, {low} to {high}")
+
+
+def _check_seconds(name: str, value: float, *, zero: bool = False) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        raise ConfigError(f"{name} is {value!r}: it takes seconds, {'0 or more' if zero else 'above 0'}")
 
 
 def _folders(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from vortex_worker.errors import VortexError
 
 if TYPE_CHECKING:
     from vortex_worker.supervisor.outputs import Outputs
+
+log = logging.getLogger("vortex_worker")
 
 
 class JobState(Enum):
@@ -111,7 +114,7 @@ class Job:
             if not self.done():
                 self._callbacks.append(callback)
                 return
-        callback(self)
+        self._call(callback)
 
     def on_progress(self, callback: Callable[[Job], None]) -> None:
         """Call ``callback(job)`` at each progress report. From the fabric's thread: be brief."""
@@ -122,7 +125,7 @@ class Job:
     def _report(self, progress: Progress) -> None:
         self.progress = progress
         for watcher in self._watchers:
-            watcher(self)
+            self._call(watcher)
 
     def _end(self, outputs: Outputs | None, error: VortexError | None) -> bool:
         """Settle it, once. False if it had ended already."""
@@ -134,8 +137,15 @@ class Job:
             callbacks, self._callbacks = self._callbacks, []
         self._ended.release()
         for callback in callbacks:
-            callback(self)
+            self._call(callback)
         return True
+
+    def _call(self, callback: Callable[[Job], None]) -> None:
+        """The caller's code, in our thread: its bug is told, and is nobody else's."""
+        try:
+            callback(self)
+        except Exception:
+            log.exception("a callback of %r raised", self)
 
 
 def monotonic_deadline(seconds: float | None) -> int:

@@ -1,0 +1,3 @@
+"""A plugin that doesn't import."""
+
+raise RuntimeError("this plugin is broken on purpose")

@@ -1,0 +1,3 @@
+"""A plugin that imports what no worker can use."""
+
+import os  # noqa: F401
