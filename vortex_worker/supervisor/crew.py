@@ -326,7 +326,7 @@ class Crew:
                 self._changed.notify_all()
             self._send_jobs(started)
         elif kind == "fault":
-            raise ProtocolError(f"it says of our traffic: {packet.fault.reason:.500}")
+            raise ProtocolError(f"it says of our traffic: {protocol.printable(packet.fault.reason, 500)}")
         elif kind != "pong":
             raise ProtocolError(f"a supervisor takes no {kind}")
 
@@ -334,7 +334,7 @@ class Crew:
         task = link.task
         if task is None or message.job_id != task.job.id:
             raise ProtocolError(f"progress of job {message.job_id}, which this worker does not run")
-        task.job._report(Progress(message.step, message.total, message.message[:1000]))
+        task.job._report(Progress(message.step, message.total, protocol.printable(message.message, 1000)))
 
     def _take_result(self, link: WorkerLink, message: pb.JobResult) -> None:
         with self._lock:
