@@ -96,6 +96,7 @@ def serve(config: WorkerConfig, membership: Membership, registry: Registry, log:
         return Handler(membership.socket, membership.slot, engine, log, membership.encoder).serve()
     finally:
         engine.close()
+        membership.leave()
 
 
 def main() -> int:

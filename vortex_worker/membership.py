@@ -14,7 +14,7 @@ from vortex_worker._core.lease import LeaseAllocator
 from vortex_worker._core.framing import FrameSocket
 from vortex_worker._core.handle import DTYPE_NAMES
 from vortex_worker._core.heartbeat import Heartbeat
-from vortex_worker._core.slots import STARTING, Slot
+from vortex_worker._core.slots import SLOT_COUNT, STARTING, Slot
 from vortex_worker.errors import ConfigError, ProtocolError
 from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vortex_worker.executor.registry import Registry
     from vortex_worker.sandbox.stages import Descriptors, Report
 
+MAX_HEARTBEAT_MS = 60_000
 _ACK_TIMEOUT = 30.0  # s that a supervisor has to answer the handshake
 _PREFAULT = 4 << 20  # 4 MiB of the lease, so that the first small outputs find their pages there
 
@@ -51,6 +52,10 @@ class Membership:
         faulthandler.enable(all_threads=False)
         lockdown.install_fault_handler(self.slot)
         self._heartbeat.start()
+
+    def leave(self) -> None:
+        """Stop the heartbeat: to it, the socket's closing at the end would look like the supervisor's."""
+        self._heartbeat.stop()
 
     def prefault(self) -> None:
         """Take the first pages of the lease now, so that no job pays for it."""
@@ -134,6 +139,11 @@ def join(config: WorkerConfig, descriptors: Descriptors) -> Membership:
     ack = packet.handshake_ack
     if not ack.accepted:
         raise ConfigError(f"the supervisor refused this worker: {ack.reason}")
+    if ack.slot >= SLOT_COUNT or ack.heartbeat_ms > MAX_HEARTBEAT_MS:
+        raise ConfigError(
+            f"the supervisor gave slot {ack.slot} and a heartbeat of {ack.heartbeat_ms} ms: they must be below "
+            f"{SLOT_COUNT} and at most {MAX_HEARTBEAT_MS}"
+        )
     arena.lease(ack.lease_offset, ack.lease_size)
     arena.seal_descriptors()
     return Membership(config, arena, socket, encoder, ack)

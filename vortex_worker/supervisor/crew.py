@@ -77,6 +77,7 @@ class Crew:
         self._failed_starts = 0
         self._broken: VortexError | None = None
         self._closing = False
+        self._close_lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(self._unexpected)
         self._thread = threading.Thread(target=self._serve, name="vortex-fabric", daemon=True)
@@ -484,10 +485,21 @@ class Crew:
     # -------------------------------------------------------- any thread: end
 
     def close(self) -> None:
-        """End every job and every worker, and the thread. Nothing is left behind. Idempotent."""
+        """End every job and every worker, and the thread. Nothing is left behind.
+
+        Idempotent: whoever calls it later, or beside, returns when all is done; one that was
+        interrupted may be called again.
+        """
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("a fabric can't be closed from a job's callback, which its own thread runs")
+        with self._close_lock:
+            if self._thread.is_alive():
+                self._end_all()
+                self._call(self._loop.stop)
+                self._thread.join()
+
+    def _end_all(self) -> None:
         with self._lock:
-            if self._closing:
-                return
             self._closing = True
             self._scheduler.drain()
             for task in list(self._tasks.values()):
@@ -503,8 +515,6 @@ class Crew:
             for link in self.links():
                 link.kill()
             self._await_ends(None)
-        self._call(self._loop.stop)
-        self._thread.join()
 
     def _await_ends(self, timeout: float | None) -> bool:
         with self._lock:

@@ -56,7 +56,6 @@ def _read_image(params: Mapping[str, Any], place: Place) -> dict[str, Any]:
 
 def _save_images(inputs: Mapping[str, Any], params: Mapping[str, Any], place: Place) -> list[str]:
     import numpy as np
-    from PIL import Image
 
     images = inputs["images"]
     shape = tuple(getattr(images, "shape", ()))
@@ -67,13 +66,23 @@ def _save_images(inputs: Mapping[str, Any], params: Mapping[str, Any], place: Pl
         raise ValidationError(f"filename_prefix is {prefix!r}: it takes letters, digits, '-', '_', '.' and spaces")
     pixels = np.asarray(images.float())  # a view: NumPy has no bfloat16, torch's own float has all
     pixels = (np.nan_to_num(pixels).clip(0, 1) * 255).round().astype(np.uint8)
-    os.makedirs(place.output_dir, exist_ok=True)
+    try:
+        return _write(pixels[..., 0] if shape[3] == 1 else pixels, prefix, place.output_dir)
+    except OSError as error:
+        raise ValidationError(f"pictures can't be written to {place.output_dir!r}: {error.strerror}") from None
+
+
+def _write(pixels: Any, prefix: str, folder: str) -> list[str]:
+    import numpy as np
+    from PIL import Image
+
+    os.makedirs(folder, exist_ok=True)
     files = []
     number = 1
-    for frame in pixels[..., 0] if shape[3] == 1 else pixels:
+    for frame in pixels:
         picture = Image.fromarray(np.ascontiguousarray(frame))
         while True:
-            path = os.path.join(place.output_dir, f"{prefix}_{number:05d}.png")
+            path = os.path.join(folder, f"{prefix}_{number:05d}.png")
             number += 1
             try:
                 file = open(path, "xb")  # "x": never over a picture that is there already

@@ -1,0 +1,193 @@
+"""The command line: what it prints, its exit codes, and what an interruption leaves behind (nothing)."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-P", "-m", "vortex_worker"]
+SMALL = {
+    "a": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64}},
+    "b": {"class_type": "RepeatLatentBatch", "inputs": {"samples": ["a", 0], "amount": 2}},
+}
+
+
+def vortex(*arguments, cwd, **options):
+    return subprocess.run([*COMMAND, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=120, **options)
+
+
+def workflow(tmp_path, nodes=SMALL):
+    path = tmp_path / "workflow.json"
+    path.write_text(json.dumps(nodes))
+    return path
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """The digits example, copied: it must run from anywhere."""
+    folder = tmp_path_factory.mktemp("digits")
+    for name in ("workflow.json", "nodes.py", "network.py", "digits.safetensors"):
+        shutil.copy(ROOT / "examples" / "digits" / name, folder)
+    return folder
+
+
+def test_run_json_tells_outputs_nodes_and_the_sandbox_in_force(digits, tmp_path):
+    done = vortex("run", digits / "workflow.json", "-o", tmp_path / "out", "--json", "--set", "sampler.steps=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["ok"] is True
+    assert report["seconds"] > 0
+    (output,) = report["outputs"]
+    assert output["node"] == "save"
+    assert Path(output["files"][0]).read_bytes().startswith(b"\x89PNG")
+    assert [node["id"] for node in report["nodes"]] == ["model", "prompt", "sampler", "picture", "save"]
+    assert all(set(node) == {"id", "class_type", "worker", "ms"} for node in report["nodes"])
+    (worker,) = report["workers"]
+    assert worker["sandbox"]["enforced"] is True
+    assert worker["sandbox"]["kernel"] == {"seccomp": 2, "filters": 2, "no_new_privs": True, "capabilities": 0}
+
+
+def test_run_for_people_shows_each_node_and_where_the_picture_went(digits, tmp_path):
+    done = vortex("run", digits / "workflow.json", "-o", "out", "--set", "sampler.steps=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "KSampler" in done.stderr
+    assert "out/digits_00001.png" in done.stderr
+    assert (tmp_path / "out" / "digits_00001.png").exists()
+
+
+def test_a_second_run_writes_beside_the_first(digits, tmp_path):
+    for _ in range(2):
+        vortex("run", digits / "workflow.json", "-o", "out", "--set", "sampler.steps=1", cwd=tmp_path)
+    assert sorted(os.listdir(tmp_path / "out")) == ["digits_00001.png", "digits_00002.png"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        ({"a": {"class_type": "EmptyLatentImag", "inputs": {}}}, "did you mean 'EmptyLatentImage'"),
+        ({**SMALL, "b": {"class_type": "RepeatLatentBatch", "inputs": {"samples": ["z", 0]}}}, "'z', which is not there"),
+        (
+            {n: {"class_type": "RepeatLatentBatch", "inputs": {"samples": [m, 0]}} for n, m in ("ab", "ba")},
+            "part of a cycle",
+        ),
+        ({**SMALL, "a": {"class_type": "EmptyLatentImage", "inputs": {"width": "wide"}}}, "'width' is 'wide'"),
+    ],
+)
+def test_a_bad_workflow_is_status_2_and_told_by_node(tmp_path, nodes, said):
+    path = workflow(tmp_path, nodes)
+    done = vortex("run", path, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    as_json = vortex("run", path, "--json", cwd=tmp_path)
+    assert as_json.returncode == 2
+    error = json.loads(as_json.stdout)
+    assert error["ok"] is False
+    assert any(said in problem["message"] for problem in error["error"]["problems"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["run", "missing.json"], ["run"], ["fly"], ["run", "workflow.json", "--workers", "0"], ["run", "workflow.json", "--set", "a"]],
+)
+def test_bad_usage_is_status_2(tmp_path, arguments):
+    workflow(tmp_path)
+    done = vortex(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_a_failing_node_is_status_1_and_named(tmp_path):
+    (tmp_path / "bad.py").write_text(
+        "from vortex_worker.executor import AbstractExecutor\n"
+        "class Bad(AbstractExecutor):\n    op_type = 'Bad'\n"
+        "    def execute(self, inputs, params):\n        raise ValueError('no such luck')\n"
+    )
+    path = workflow(tmp_path, {"7": {"class_type": "Bad", "inputs": {}}})
+    done = vortex("run", path, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "node 7" in done.stderr
+    assert "no such luck" in done.stderr
+    error = json.loads(vortex("run", path, "--json", cwd=tmp_path).stdout)["error"]
+    assert (error["code"], error["details"]["node"]) == ("WK-006", "7")
+
+
+def test_an_output_folder_that_cannot_be_made_is_told(digits, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = vortex("run", digits / "workflow.json", "-o", "file/out", "--set", "sampler.steps=1", cwd=tmp_path)
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr, done.stderr
+
+
+def test_nodes_lists_what_there_is(digits, tmp_path):
+    done = vortex("nodes", "--custom-nodes", digits, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    nodes = {node["name"]: node for node in json.loads(done.stdout)["nodes"]}
+    assert {"KSampler", "DigitsModelLoader", "SaveImage", "EmptyLatentImage"} <= nodes.keys()
+    seed = next(param for param in nodes["KSampler"]["params"] if param["name"] == "seed")
+    assert seed["maximum"] == (1 << 64) - 1
+    assert vortex("nodes", cwd=tmp_path).stdout.count("KSampler") == 1
+
+
+def test_start_is_a_worker_configured_by_the_environment(tmp_path):
+    env = {key: value for key, value in os.environ.items() if not key.startswith("VORTEX_")}
+    done = vortex("start", cwd=tmp_path, env=env)
+    assert done.returncode == 2
+    assert "VORTEX_SOCKET is not set" in done.stderr
+
+
+@pytest.mark.parametrize("after", [0.05, 0.3, 0.8, 1.5, 2.5])
+def test_ctrl_c_at_any_moment_leaves_nothing_behind(digits, tmp_path, after):
+    before = set(os.listdir("/dev/shm"))
+    marker = f"vortex-test-{os.getpid()}-{after}"
+    process = subprocess.Popen(
+        [*COMMAND, "run", str(digits / "workflow.json"), "-o", "out", "--set", "sampler.steps=9999"],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"LC_VORTEX_TEST": marker},
+    )  # fmt: skip
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT), said.decode()
+    if after > 0.5:
+        assert process.returncode == 130
+        assert b"Traceback" not in said, said.decode()
+    assert processes_with(marker) == []
+    assert set(os.listdir("/dev/shm")) <= before
+
+
+@pytest.mark.parametrize("after", [0.3, 1.0, 2.5])
+def test_a_killed_supervisor_takes_its_workers_with_it(digits, tmp_path, after):
+    before = set(os.listdir("/dev/shm"))
+    marker = f"vortex-test-{os.getpid()}-kill-{after}"
+    process = subprocess.Popen(
+        [*COMMAND, "run", str(digits / "workflow.json"), "-o", "out", "-w", "2", "--set", "sampler.steps=9999"],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"LC_VORTEX_TEST": marker},
+    )  # fmt: skip
+    time.sleep(after)
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 30
+    while processes_with(marker) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert processes_with(marker) == []
+    assert set(os.listdir("/dev/shm")) <= before
+
+
+def processes_with(marker):
+    """Processes whose environment has the marker: a run's own, and its workers."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if marker.encode() in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                pass  # it ended meanwhile, or is not ours
+    return found
