@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import vortex_worker
 from vortex_worker._core import lockdown
 from vortex_worker._core.arena import Arena
-from vortex_worker._core.lease import LeaseAllocator
 from vortex_worker._core.framing import FrameSocket
 from vortex_worker._core.handle import DTYPE_NAMES
 from vortex_worker._core.heartbeat import Heartbeat
+from vortex_worker._core.lease import LeaseAllocator
 from vortex_worker._core.slots import SLOT_COUNT, STARTING, Slot
 from vortex_worker.errors import ConfigError, ProtocolError
 from vortex_worker.ipc import control_pb2 as pb
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vortex_worker.sandbox.stages import Descriptors, Report
 
 MAX_HEARTBEAT_MS = 60_000
+_DTYPES = [pb.DType.Name(number) for number in DTYPE_NAMES]
 _ACK_TIMEOUT = 30.0  # s that a supervisor has to answer the handshake
 _PREFAULT = 4 << 20  # 4 MiB of the lease, so that the first small outputs find their pages there
 
@@ -102,7 +103,7 @@ class Membership:
         )
         return pb.Capabilities(
             devices=[device],
-            dtypes=list(DTYPE_NAMES),
+            dtypes=_DTYPES,
             torch_version=sys.modules["torch"].__version__,  # the device brought it in
             package_version=vortex_worker.__version__,
             op_types=pack_ops(registry.specs()),
@@ -124,7 +125,7 @@ def join(config: WorkerConfig, descriptors: Descriptors) -> Membership:
         worker_id=config.worker_id,
         pid=os.getpid(),
         phase=pb.Handshake.JOINING,
-        capabilities=pb.Capabilities(dtypes=list(DTYPE_NAMES), package_version=vortex_worker.__version__),
+        capabilities=pb.Capabilities(dtypes=_DTYPES, package_version=vortex_worker.__version__),
     )
     socket.send(encoder.encode(handshake=hello))
     try:

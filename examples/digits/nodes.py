@@ -81,7 +81,9 @@ class DigitsPicture(AbstractExecutor):
     def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
         samples, count = inputs["latent"]["samples"], len(digits_of(params["text"]))
         if samples.shape != (count, 1, 28, 28):
-            return [f"'latent' has samples {list(samples.shape)}: 'text' has {count} digits, so it takes [{count}, 1, 28, 28]"]
+            return [
+                f"'latent' has samples {list(samples.shape)}: 'text' has {count} digits, so it takes [{count}, 1, 28, 28]"  # noqa: E501
+            ]
         return []
 
     def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:

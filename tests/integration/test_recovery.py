@@ -8,7 +8,7 @@ import torch
 from conftest import SETTINGS, gone, pid_of, started, until
 
 import vortex_worker as vw
-from vortex_worker.errors import ObjectLost, SandboxViolation, WorkerLost
+from vortex_worker.errors import ObjectLost, OOMSoft, SandboxViolation, WorkerLost
 
 
 def test_a_job_whose_worker_is_killed_is_run_again(fabric, gate):
@@ -73,6 +73,16 @@ def test_an_object_is_made_again_when_its_worker_died():
             k: torch.as_tensor(v).tolist() for k, v in again.items() if k != "pid"
         }
         assert fabric.workers()[0]["pid"] != victim
+
+
+def test_an_object_that_was_dropped_for_want_of_memory_is_made_again():
+    with vw.Fabric(1, **SETTINGS | {"memory_limit": 2 << 30}) as fabric:
+        box = fabric.run("MakeBox", params={"value": 5.0})["box"]
+        assert fabric.run("OpenBox", {"box": box})["uses"] == 1
+        with pytest.raises(OOMSoft):
+            fabric.run("Hog", params={"bytes": 8 << 30})
+        again = fabric.run("OpenBox", {"box": box})
+        assert (again["value"].item(), again["uses"]) == (5.0, 1)  # 1: another object than before
 
 
 def test_results_of_a_dead_worker_stay_readable_until_dropped():

@@ -31,7 +31,11 @@ class Supervisor:
         self.ours.settimeout(60)
         env = environment(VORTEX_SOCKET=f"fd:{theirs.fileno()}", VORTEX_SHM_FD=str(self.arena.fd))
         self.process = subprocess.Popen(
-            COMMAND, env=env, pass_fds=(theirs.fileno(), self.arena.fd), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+            COMMAND,
+            env=env,
+            pass_fds=(theirs.fileno(), self.arena.fd),
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
         )
         theirs.close()
 
@@ -72,7 +76,11 @@ class Supervisor:
         """Through the three handshakes."""
         hello = self.recv()
         assert (hello.phase, hello.pid) == (pb.Handshake.JOINING, self.process.pid)
-        self.send(handshake_ack=pb.HandshakeAck(accepted=True, slot=3, lease_offset=LEASE[0], lease_size=LEASE[1], heartbeat_ms=20))
+        self.send(
+            handshake_ack=pb.HandshakeAck(
+                accepted=True, slot=3, lease_offset=LEASE[0], lease_size=LEASE[1], heartbeat_ms=20
+            )
+        )
         locked = self.recv()
         assert locked.phase == pb.Handshake.LOCKED
         assert locked.sandbox.enforced
@@ -133,11 +141,20 @@ def test_what_is_there_but_is_not_what_it_should_be_is_told(what, tmp_path):
     settings = {
         "socket": {"VORTEX_SOCKET": str(tmp_path / "none"), "VORTEX_SHM_FD": str(arena.fd)},
         "memory": {"VORTEX_SOCKET": f"fd:{theirs.fileno()}", "VORTEX_SHM_FD": str(plain)},
-        "size": {"VORTEX_SOCKET": f"fd:{theirs.fileno()}", "VORTEX_SHM_FD": str(arena.fd), "VORTEX_SHM_SIZE": str(1 << 40)},
+        "size": {
+            "VORTEX_SOCKET": f"fd:{theirs.fileno()}",
+            "VORTEX_SHM_FD": str(arena.fd),
+            "VORTEX_SHM_SIZE": str(1 << 40),
+        },
     }[what]
     try:
         done = subprocess.run(
-            COMMAND, env=environment(**settings), pass_fds=(arena.fd, theirs.fileno(), plain), capture_output=True, text=True, timeout=60
+            COMMAND,
+            env=environment(**settings),
+            pass_fds=(arena.fd, theirs.fileno(), plain),
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
     finally:
         for fd in (null, plain):
@@ -196,6 +213,26 @@ def test_malformed_frames_get_a_fault_and_an_orderly_end(data):
     assert status in ((0, 3) if len(data) > 10 else (3,)), said
 
 
+def test_malformed_frames_while_a_job_runs_are_no_error_of_the_jobs():
+    with Supervisor().ready() as supervisor:
+        supervisor.send(job_submit=pb.JobSubmit(job_id=1, op_type="Sleep", params={"seconds": pb.Value(float64=3600)}))
+        assert supervisor.recv().job_id == 1  # progress
+        supervisor.raw(b"\xff\xff\xff\xff")
+        assert supervisor.result().error.code == "WK-007"
+        assert supervisor.recv().code == "WK-013"
+        assert supervisor.end()[0] == 3
+
+
+def test_a_cancellation_of_a_job_that_waits_in_the_worker_is_seen():
+    with Supervisor().ready() as supervisor:
+        for job_id, seconds in ((1, 1.0), (2, 3600.0)):
+            params = {"seconds": pb.Value(float64=seconds)}
+            supervisor.send(job_submit=pb.JobSubmit(job_id=job_id, op_type="Sleep", params=params))
+        supervisor.send(job_cancel=pb.JobCancel(job_id=2))
+        assert supervisor.result().outputs["tensor"].null
+        assert supervisor.result().error.code == "WK-007"
+
+
 def handle(**fields):
     good = {"offset": LEASE[0] + LEASE[1], "nbytes": 64, "dtype": pb.F32, "shape": [16]}
     return {"tensor": pb.Value(tensor=pb.TensorHandle(**good | fields))}
@@ -252,7 +289,9 @@ def test_releases_of_what_is_not_held_are_no_error(worker):
 
 
 def test_a_deadline_that_has_passed_ends_a_job_that_reports(worker):
-    worker.send(job_submit=pb.JobSubmit(job_id=8, op_type="Sleep", params={"seconds": pb.Value(float64=60)}, deadline=1))
+    worker.send(
+        job_submit=pb.JobSubmit(job_id=8, op_type="Sleep", params={"seconds": pb.Value(float64=60)}, deadline=1)
+    )
     assert worker.result().error.code == "WK-008"
 
 
@@ -277,7 +316,9 @@ def test_shutdown_ends_it_in_good_order():
 def test_it_ends_when_its_supervisor_hangs_up_also_in_the_middle_of_a_job(busy):
     with Supervisor().ready() as supervisor:
         if busy:
-            supervisor.send(job_submit=pb.JobSubmit(job_id=1, op_type="Sleep", params={"seconds": pb.Value(float64=3600)}))
+            supervisor.send(
+                job_submit=pb.JobSubmit(job_id=1, op_type="Sleep", params={"seconds": pb.Value(float64=3600)})
+            )
             supervisor.recv()
         supervisor.ours.close()
         assert supervisor.end()[0] == 0

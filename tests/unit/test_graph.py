@@ -12,12 +12,12 @@ from vortex_worker.supervisor.graph import Graph, is_link
 
 SPECS = {
     "Load": OpSpec("Load", outputs=(Port("model", "MODEL"),)),
-    "Noise": OpSpec("Noise", outputs=(Port("latent", "LATENT"), Port("count", "INT")), params=(Param("seed", "INT", default=0, minimum=0),)),
+    "Noise": OpSpec("Noise", outputs=(Port("latent", "LATENT"), Port("count", "INT")), params=(Param("seed", "INT", default=0, minimum=0),)),  # noqa: E501
     "Sample": OpSpec(
         "Sample",
-        inputs=(Port("model", "MODEL"), Port("latent", "LATENT", aliases=("latent_image",)), Port("mask", "MASK", optional=True)),
+        inputs=(Port("model", "MODEL"), Port("latent", "LATENT", aliases=("latent_image",)), Port("mask", "MASK", optional=True)),  # noqa: E501
         outputs=(Port("latent", "LATENT"),),
-        params=(Param("steps", "INT", default=20, minimum=1, maximum=100), Param("name", "CHOICE", choices=("euler", "heun"))),
+        params=(Param("steps", "INT", default=20, minimum=1, maximum=100), Param("name", "CHOICE", choices=("euler", "heun"))),  # noqa: E501
     ),
     "Any": OpSpec("Any", inputs=(Port("value", "*"),), outputs=(Port("value", "*"),)),
 }  # fmt: skip
@@ -141,10 +141,12 @@ def test_only_an_id_and_a_slot_make_a_link(value):
 def test_any_graph_is_checked_without_a_crash(data):
     ids = [str(n) for n in range(6)]
     link = st.tuples(st.sampled_from(ids), st.integers(0, 2)).map(list)
-    inputs = st.dictionaries(st.sampled_from(["model", "latent", "latent_image", "mask", "value", "x"]), link | st.integers(), max_size=3)
+    inputs = st.dictionaries(
+        st.sampled_from(["model", "latent", "latent_image", "mask", "value", "x"]), link | st.integers(), max_size=3
+    )
     node = st.fixed_dictionaries({"class_type": st.sampled_from([*SPECS, "Nope"]), "inputs": inputs})
     workflow = data.draw(st.dictionaries(st.sampled_from(ids), node, min_size=1))
     try:
         Graph.read(workflow).check(SPECS)
     except WorkflowError as error:
-        assert error.problems
+        assert error.problems  # noqa: PT017

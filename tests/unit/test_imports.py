@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "engine": {"executor", "ipc", "bridge", "errors"},
     "main": {"config", "errors", "logging", "sandbox", "membership", "executor", "device", "engine", "ipc"},
     "supervisor": {
-        "supervisor", "ipc", "shm", "bridge", "_core", "config", "errors", "logging", "executor.ports", "executor.validation",
+        "supervisor", "ipc", "shm", "bridge", "_core", "config", "errors", "logging", "executor.ports", "executor.validation",  # noqa: E501
     },
     "bench": {"bench", "supervisor", "ipc", "bridge", "_core", "sandbox", "config", "errors", "executor"},
     "cli": {"cli", "bench", "supervisor", "errors", "executor.ports", "executor.validation"},
@@ -37,7 +37,7 @@ MAY_IMPORT_TORCH = {"bridge", "device", "executor", "bench"}
 
 def modules():
     for path in sorted(ROOT.rglob("*.py")):
-        if not path.name.endswith("_pb2.py") and path.parent != ROOT or path.name in {f"{p}.py" for p in MAY_IMPORT}:
+        if (not path.name.endswith("_pb2.py") and path.parent != ROOT) or path.name in {f"{p}.py" for p in MAY_IMPORT}:
             yield path
 
 

@@ -30,7 +30,7 @@ plain = st.recursive(
     | st.floats(allow_nan=False)
     | st.text(st.characters(exclude_categories=["Cs"]))
     | st.binary(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=4),  # noqa: E501
     max_leaves=20,
 )  # fmt: skip
 
@@ -142,6 +142,13 @@ def test_errors_keep_code_message_and_details(code):
     assert "broke" in again.message
 
 
+def test_every_problem_of_a_validation_error_survives():
+    error = JOB_ERRORS["WK-004"]("Op: a; b", problems=["input 'a' is\nbad", "'b' is missing"])
+    again = protocol.unpack_error(protocol.pack_error(error))
+    assert again.problems == ["input 'a' is bad", "'b' is missing"]
+    assert again.details == {}
+
+
 def test_an_unknown_code_is_kept_as_a_detail():
     again = protocol.unpack_error(pb.Error(code="WK-099", message="new"))
     assert isinstance(again, ExecutionError)
@@ -154,7 +161,9 @@ def test_every_error_code_is_taken_once():
 
 
 def test_an_error_can_not_write_to_the_terminal_of_who_reads_it():
-    hostile = pb.Error(code="WK-006\x1b[2J", message="\x1b]0;owned\x07 first\nsecond", details={"k\x9b": "\u202ex" * 90_000})
+    hostile = pb.Error(
+        code="WK-006\x1b[2J", message="\x1b]0;owned\x07 first\nsecond", details={"k\x9b": "\u202ex" * 90_000}
+    )
     error = protocol.unpack_error(hostile)
     text = error.message + "".join(error.details) + "".join(error.details.values())
     assert all(c.isprintable() or c == "\n" for c in text)

@@ -66,7 +66,7 @@ def show(results: dict[str, Result], about: dict[str, object]) -> None:
     for key, r in results.items():
         verdict = r.target.verdict(r)
         table.add_row(
-            f"[bold]{key}[/]\n{r.what}", f"{r.median:.3g} {r.unit}", f"{r.p99:.3g}", f"{r.reference_median:.3g} {r.unit}\n{r.reference}",
+            f"[bold]{key}[/]\n{r.what}", f"{r.median:.3g} {r.unit}", f"{r.p99:.3g}", f"{r.reference_median:.3g} {r.unit}\n{r.reference}",  # noqa: E501
             f"{r.ratio:.2f}", str(r.target), f"[{colours[verdict]}]{verdict}[/]",
         )  # fmt: skip
     console = Console()

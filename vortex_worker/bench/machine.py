@@ -30,7 +30,7 @@ def sentence(machine: dict[str, object]) -> str:
     kind = "virtual machine" if machine["virtual"] else "machine"
     return (
         f"{machine['cpu']}, {machine['cpus']} CPUs ({kind}), {machine['memory_gib']} GiB, Linux {machine['kernel']}, "
-        f"Python {machine['python']}, torch {machine['torch']}; governor {machine['governor']}, load {machine['load']} at the start"
+        f"Python {machine['python']}, torch {machine['torch']}; governor {machine['governor']}, load {machine['load']} at the start"  # noqa: E501
     )
 
 

@@ -24,9 +24,7 @@ def map_tensor(quick: bool) -> Result:
         return torch.frombuffer(buffer, dtype=torch.float32)
 
     assert torch.equal(view(arena, handle).flatten(), reference())
-    ours, theirs = interleaved(
-        lambda: view(arena, handle), reference, rounds=50 if quick else 300, loops=1000
-    )
+    ours, theirs = interleaved(lambda: view(arena, handle), reference, rounds=50 if quick else 300, loops=1000)
     return Result(
         "handle → tensor, shape and dtype included", "µs", median(ours) * 1e6, p99(ours) * 1e6,
         "torch.frombuffer, flat", median(theirs) * 1e6, Target("ratio", 1.0, 0.6),

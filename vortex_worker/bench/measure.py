@@ -22,8 +22,20 @@ class Target:
     def verdict(self, result: Result) -> str:
         value = result.median if self.of == "median" else result.ratio
         if self.higher_is_better:
-            return "reaches the aim" if value >= self.aim else "meets the target" if value >= self.must else "misses the target"
-        return "reaches the aim" if value <= self.aim else "meets the target" if value <= self.must else "misses the target"
+            return (
+                "reaches the aim"
+                if value >= self.aim
+                else "meets the target"
+                if value >= self.must
+                else "misses the target"
+            )
+        return (
+            "reaches the aim"
+            if value <= self.aim
+            else "meets the target"
+            if value <= self.must
+            else "misses the target"
+        )
 
     def __str__(self) -> str:
         sign = "≥" if self.higher_is_better else "≤"

@@ -55,7 +55,11 @@ def _child(mode: str) -> dict[str, Any]:
 
 #: Without this, whether glibc gives the sampler's buffers back to the kernel at each step is a matter of how
 #: the heap happens to lie: worth up to 2x, either way, and nothing of the sandbox's.
-_MALLOC = {"MALLOC_TOP_PAD_": str(64 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
+_MALLOC = {
+    "MALLOC_TOP_PAD_": str(64 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+}
 
 
 class _Child:

@@ -1,4 +1,4 @@
-"""``start.*`` and ``recover.*``: how long until a worker is there, and there again; ``worker.memory``: what it takes."""
+"""``start.*`` and ``recover.*``: how long until a worker is there; ``worker.memory``: what it takes."""
 
 from __future__ import annotations
 

@@ -20,11 +20,20 @@ def command() -> None:
 
 @command.command()
 @click.argument("workflow", type=click.Path(exists=True, dir_okay=False))
-@click.option("--set", "settings", multiple=True, metavar="NODE.INPUT=VALUE", help="Override an input. VALUE is JSON, or text.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="NODE.INPUT=VALUE", help="Override an input. VALUE is JSON, or text."
+)
 @click.option("-o", "--output", default="out", type=click.Path(file_okay=False), help="Folder for results.  [out]")
 @click.option("-w", "--workers", default=1, type=click.IntRange(1, 256), help="Worker processes.  [1]")
-@click.option("--custom-nodes", multiple=True, type=click.Path(exists=True, file_okay=False), help="Folder of custom nodes; the workflow's own by default.")
-@click.option("--models", multiple=True, type=click.Path(exists=True, file_okay=False), help="Folder that nodes may read.")
+@click.option(
+    "--custom-nodes",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False),
+    help="Folder of custom nodes; the workflow's own by default.",
+)
+@click.option(
+    "--models", multiple=True, type=click.Path(exists=True, file_okay=False), help="Folder that nodes may read."
+)
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.  [auto]")
 @click.option("--policy", default="execute", help="System-call policy: execute, strict or a TOML file.  [execute]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of progress.")
@@ -36,7 +45,9 @@ def run(**options: object) -> None:
 
 
 @command.command()
-@click.option("--custom-nodes", multiple=True, type=click.Path(exists=True, file_okay=False), help="Folder of custom nodes.")
+@click.option(
+    "--custom-nodes", multiple=True, type=click.Path(exists=True, file_okay=False), help="Folder of custom nodes."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def nodes(custom_nodes: tuple[str, ...], as_json: bool) -> None:
     """List the nodes, what they take and what they give."""

@@ -38,9 +38,10 @@ def run_command(
         graph = Graph.read(workflow)
         graph.set_values(values)  # a bad file or --set is told before any process is started
         folders = custom_nodes or _own_folder(workflow)
-        with Fabric(
-            workers, custom_nodes=folders, models=models, device=device, policy=policy
-        ) as fabric, _Bars(console, quiet=as_json) as bars:
+        with (
+            Fabric(workers, custom_nodes=folders, models=models, device=device, policy=policy) as fabric,
+            _Bars(console, quiet=as_json) as bars,
+        ):
             bars.starting(workers)
             _report_plugins(fabric, console)
             result = fabric.run_workflow(workflow, output_dir=output, settings=values, progress=bars)
@@ -90,7 +91,12 @@ def _report_plugins(fabric: Fabric, console: Console) -> None:
 
 
 def _fail(
-    console: Console, as_json: bool, status: int, what: str, error: VortexError, problems: list[tuple[str, str]] | None = None
+    console: Console,
+    as_json: bool,
+    status: int,
+    what: str,
+    error: VortexError,
+    problems: list[tuple[str, str]] | None = None,
 ) -> int:
     if as_json:
         details: dict[str, Any] = {"type": type(error).__name__, "message": str(error)}
@@ -100,7 +106,9 @@ def _fail(
             details["problems"] = [{"node": node, "message": text} for node, text in problems]
         print(json.dumps({"ok": False, "error": details}))
         return status
-    where = f" at node {escape(error.details['node'])}" if isinstance(error, JobError) and "node" in error.details else ""
+    where = (
+        f" at node {escape(error.details['node'])}" if isinstance(error, JobError) and "node" in error.details else ""
+    )
     console.print(f"[bold red]{what}{where}[/]")
     console.print(str(error), markup=False, highlight=False)
     if isinstance(error, JobError) and "traceback" in error.details:

@@ -53,9 +53,7 @@ class JobControl:
         now = time.monotonic()
         if now - self._sent >= _PROGRESS_INTERVAL or step == total:
             self._sent = now
-            self._handler.send(
-                job_progress=pb.JobProgress(job_id=self.job_id, step=step, total=total, message=message)
-            )
+            self._handler.send(job_progress=pb.JobProgress(job_id=self.job_id, step=step, total=total, message=message))
 
     def cancelled(self) -> bool:
         """Whether a JobCancel for this job has come in. One non-blocking recv."""
@@ -74,6 +72,7 @@ class Handler:
         self._waiting: deque[pb.ControlPacket] = deque()
         self._cancelled: set[int] = set()
         self._retire = False
+        self._fault: ProtocolError | None = None  # found while a job ran
 
     def send(self, **body: Any) -> None:
         self._socket.send(self._encode(**body))
@@ -89,6 +88,8 @@ class Handler:
                     return _EXIT_OK
                 if not self._handle(packet):
                     break
+                if self._fault is not None:
+                    raise self._fault
         except ProtocolError as error:
             self._log.error("worker.fault", reason=error.message)
             self._send_fault(error)
@@ -113,8 +114,10 @@ class Handler:
             self._runner.release(list(packet.release.offsets), list(packet.release.objects))
         elif kind == "job_cancel":
             # Of a job that waits behind others; one that has ended already is no error.
-            if any(p.WhichOneof("body") == "job_submit" and p.job_submit.job_id == packet.job_cancel.job_id
-                   for p in self._waiting):
+            if any(
+                p.WhichOneof("body") == "job_submit" and p.job_submit.job_id == packet.job_cancel.job_id
+                for p in self._waiting
+            ):
                 self._cancelled.add(packet.job_cancel.job_id)
         elif kind == "ping":
             self.send(pong=pb.Pong(nonce=packet.ping.nonce))
@@ -138,22 +141,16 @@ class Handler:
         self._log.debug("job.start", op_type=submit.op_type)
         if job_id in self._cancelled:
             self._cancelled.discard(job_id)
-            result = pb.JobResult(
-                job_id=job_id, error=protocol.pack_error(Cancelled("cancelled before it ran"))
-            )
+            result = pb.JobResult(job_id=job_id, error=protocol.pack_error(Cancelled("cancelled before it ran")))
         else:
-            result, self._retire = self._runner.run(
-                submit.op_type, submit, JobControl(self, job_id, submit.deadline)
-            )
+            result, self._retire = self._runner.run(submit.op_type, submit, JobControl(self, job_id, submit.deadline))
         self._cancelled.discard(job_id)
         self.slot.end()
         self.slot.set_status(IDLE)
         self._send_result(result)
         if self._log.enabled("debug"):
             error = result.error.code if result.HasField("error") else None
-            self._log.debug(
-                "job.done", op_type=submit.op_type, error=error, execute_ms=result.timings.execute / 1e6
-            )
+            self._log.debug("job.done", op_type=submit.op_type, error=error, execute_ms=result.timings.execute / 1e6)
         self._log.job_id = 0
 
     def _send_result(self, result: pb.JobResult) -> None:
@@ -166,16 +163,19 @@ class Handler:
 
     def look_for_cancel(self, job_id: int) -> bool:
         """Take in what has arrived while ``job_id`` runs; true once its cancellation has."""
-        for body in self._socket.poll():
-            packet = protocol.decode(body)
-            kind = packet.WhichOneof("body")
-            if kind == "job_cancel" and packet.job_cancel.job_id == job_id:
-                self._cancelled.add(job_id)
-            elif kind == "release":
-                self._handle(packet)
-            else:
-                self._waiting.append(packet)
-        return job_id in self._cancelled
+        try:
+            for body in self._socket.poll():
+                packet = protocol.decode(body)
+                kind = packet.WhichOneof("body")
+                if kind == "job_cancel" and packet.job_cancel.job_id == job_id:
+                    self._cancelled.add(job_id)
+                elif kind in ("job_cancel", "release"):
+                    self._handle(packet)
+                else:
+                    self._waiting.append(packet)
+        except ProtocolError as error:
+            self._fault = error  # not this job's error: it is stopped, and `serve` deals with it
+        return job_id in self._cancelled or self._fault is not None
 
     def _send_fault(self, error: JobError) -> None:
         try:

@@ -12,10 +12,11 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from vortex_worker._core.handle import TensorHandle
-from vortex_worker.errors import JOB_ERRORS, ExecutionError, JobError, ProtocolError
+from vortex_worker.errors import JOB_ERRORS, ExecutionError, JobError, ProtocolError, ValidationError
 from vortex_worker.ipc import control_pb2 as pb
 
 PROTOCOL_VERSION = 1
+_PROBLEMS = "problems"  # of a ValidationError's details: one a line
 _MAX_DEPTH = 32  # of nested lists and maps; protobuf's own parser stops at 100 messages
 
 #: Gives the value a tensor handle or an object handle stands for.
@@ -152,11 +153,11 @@ def pack_handle(handle: TensorHandle, into: pb.TensorHandle) -> None:
     """Write a handle into its message."""
     into.offset = handle.offset
     into.nbytes = handle.nbytes
-    into.dtype = handle.dtype
+    into.dtype = handle.dtype  # type: ignore[assignment] # proto3 enums are open: any number travels
     into.shape.extend(handle.shape)
     if handle.strides is not None:
         into.strides.extend(handle.strides)
-    into.encoding = handle.encoding
+    into.encoding = handle.encoding  # type: ignore[assignment]
 
 
 def unpack_handle(message: pb.TensorHandle) -> TensorHandle:
@@ -172,10 +173,13 @@ def unpack_handle(message: pb.TensorHandle) -> TensorHandle:
 
 def pack_error(error: JobError) -> pb.Error:
     """A job's error for the wire."""
+    details = dict(error.details)
+    if isinstance(error, ValidationError):
+        details[_PROBLEMS] = "\n".join(problem.replace("\n", " ") for problem in error.problems)
     return pb.Error(
         code=error.code,
         message=_clean(error.message),
-        details={_clean(k): _clean(v) for k, v in error.details.items()},
+        details={_clean(k): _clean(v) for k, v in details.items()},
         retryable=error.retryable,
     )
 
@@ -186,6 +190,9 @@ def unpack_error(message: pb.Error) -> JobError:
     cls = JOB_ERRORS.get(message.code, ExecutionError)
     if cls.code != message.code:
         details["code"] = printable(message.code)
+    if cls is ValidationError and _PROBLEMS in details:
+        problems = details.pop(_PROBLEMS).split("\n")
+        return ValidationError(printable(message.message), details, message.retryable, problems=problems)
     return cls(printable(message.message), details, message.retryable)
 
 

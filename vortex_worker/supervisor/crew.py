@@ -356,9 +356,21 @@ class Crew:
             link.jobs_done += 1
             t = message.timings
             task.job.timings = Timings(t.decode, t.map, t.execute, t.save)
-            self._finish(task, outputs, error)
+            if isinstance(error, ObjectLost) and task.retries > 0 and task.work.refs:
+                # The worker dropped what it could, for memory was short: make it again, and try again.
+                task.retries -= 1
+                for ref in task.work.refs:
+                    if ref.home is link:
+                        ref.lose()
+                self._requeue(task)
+            else:
+                self._finish(task, outputs, error)
             started = self._assign()
         self._send_jobs(started)
+
+    def _requeue(self, task: Task) -> None:
+        task.job.state = JobState.QUEUED
+        self._scheduler.add(task, first=True)
 
     def _give_up(self, link: WorkerLink, why: str) -> None:
         """Kill a worker that broke the rules or does not answer. ``_on_exit`` does the rest."""
@@ -386,8 +398,7 @@ class Crew:
             if task is not None and error is not None:
                 if retry and task.retries > 0 and not self._closing:
                     task.retries -= 1
-                    task.job.state = JobState.QUEUED
-                    self._scheduler.add(task, first=True)
+                    self._requeue(task)
                 else:
                     self._finish(task, error=exhausted(error, task))
             for waiting in self._scheduler.evict(link):

@@ -111,9 +111,7 @@ class Fabric:
         )
         self._memory = Memory(client_size, lease_size, 2 * workers + _SPARE_LEASES)
         try:
-            self._crew = Crew(
-                config, workers, self._memory, queue=queue, grace=grace, start_timeout=start_timeout
-            )
+            self._crew = Crew(config, workers, self._memory, queue=queue, grace=grace, start_timeout=start_timeout)
         except BaseException:
             self._memory.close()
             raise
@@ -303,9 +301,7 @@ def _check_seconds(name: str, value: float, *, zero: bool = False) -> None:
         raise ConfigError(f"{name} is {value!r}: it takes seconds, {'0 or more' if zero else 'above 0'}")
 
 
-def _folders(
-    name: str, value: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
-) -> tuple[str, ...]:
+def _folders(name: str, value: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
     folders = [value] if isinstance(value, str | os.PathLike) else list(value)
     absolute = []
     for folder in folders:

@@ -85,7 +85,7 @@ def _write(pixels: Any, prefix: str, folder: str) -> list[str]:
             path = os.path.join(folder, f"{prefix}_{number:05d}.png")
             number += 1
             try:
-                file = open(path, "xb")  # "x": never over a picture that is there already
+                file = open(path, "xb")  # noqa: SIM115 - closed by the `with` below; "x": never over a picture that is there already
             except FileExistsError:
                 continue
             with file:

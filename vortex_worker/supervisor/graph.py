@@ -239,5 +239,3 @@ def _rename_aliases(node: Node, spec: OpSpec) -> None:
             for held in (node.values, node.links):
                 if alias in held and port.name not in held:
                     held[port.name] = held.pop(alias)
-
-

@@ -47,9 +47,7 @@ class Stage(Enum):
 class WorkerLink:
     """The supervisor's side of one worker."""
 
-    def __init__(
-        self, index: int, config: WorkerConfig, process: WorkerProcess, arena: Arena, lease: Lease
-    ) -> None:
+    def __init__(self, index: int, config: WorkerConfig, process: WorkerProcess, arena: Arena, lease: Lease) -> None:
         self.index = index
         self.worker_id = config.worker_id
         self.config = config

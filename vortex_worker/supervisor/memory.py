@@ -15,8 +15,8 @@ from bisect import bisect_left, insort
 from collections import deque
 
 from vortex_worker._core.arena import Arena
-from vortex_worker._core.lease import LeaseAllocator
 from vortex_worker._core.handle import TensorHandle
+from vortex_worker._core.lease import LeaseAllocator
 from vortex_worker.errors import InvalidHandle, OutOfArena
 
 ALIGN = 2 << 20  # 2 MiB: leases begin on huge-page boundaries

@@ -46,6 +46,10 @@ class ObjectRef:
         """Its number in that worker."""
         return self._id
 
+    def lose(self) -> None:
+        """Its worker says that it no longer has it: it must be made again."""
+        self._home = None
+
     def move(self, other: ObjectRef) -> None:
         """Take over what ``other`` refers to: the same object, made again elsewhere."""
         if self._home is not None:

@@ -31,8 +31,7 @@ def explain_death(task: Task, link: WorkerLink, status: int) -> tuple[VortexErro
     if status == -signal.SIGSYS:
         return (
             SandboxViolation(
-                f"{what} was killed by its sandbox: it made a system call that policy "
-                f"{link.report.policy!r} denies",
+                f"{what} was killed by its sandbox: it made a system call that policy {link.report.policy!r} denies",
                 details,
                 retryable=False,
             ),

@@ -174,8 +174,6 @@ class _Run:
 
     def _done(self, node: Node, worker: str, ms: float, outputs: dict[str, Any]) -> None:
         self._values[node.id] = outputs
-        self._result.nodes.append(
-            {"id": node.id, "class_type": node.class_type, "worker": worker, "ms": round(ms, 3)}
-        )
+        self._result.nodes.append({"id": node.id, "class_type": node.class_type, "worker": worker, "ms": round(ms, 3)})
         if self._observer:
             self._observer.node_done(node.id, ms)

@@ -202,7 +202,9 @@ class Hostile(AbstractExecutor):
 
         def result(**fields):
             handle = {"offset": lease.lease_offset, "nbytes": 64, "dtype": pb.F32, "shape": [16]} | fields
-            packet(job_result=pb.JobResult(job_id=job_id, outputs={"tensor": pb.Value(tensor=pb.TensorHandle(**handle))}))
+            packet(
+                job_result=pb.JobResult(job_id=job_id, outputs={"tensor": pb.Value(tensor=pb.TensorHandle(**handle))})
+            )
 
         match how:
             case "garbage":

@@ -137,7 +137,11 @@ class Fill(AbstractExecutor):
 
     op_type = "Fill"
     output_ports = (Port("tensor", "TENSOR"),)
-    params = (Param("count", "INT", minimum=0), Param("value", "FLOAT", default=0.0), Param("copy", "BOOLEAN", default=False))
+    params = (
+        Param("count", "INT", minimum=0),
+        Param("value", "FLOAT", default=0.0),
+        Param("copy", "BOOLEAN", default=False),
+    )
 
     def execute(self, inputs, params):
         make = torch.empty if params["copy"] else self.context.empty
