@@ -189,6 +189,7 @@ class Crew:
     def _finish(self, task: Task, outputs: Outputs | None = None, error: VortexError | None = None) -> None:
         if self._tasks.pop(task.job.id, None) is not None:
             task.job._end(outputs, error)
+            self._changed.notify_all()  # one that was queued leaves room behind it
 
     def _rebuild(self, task: Task, lost: list[ObjectRef], link: WorkerLink) -> None:
         """Make lost objects again in ``link``, then run ``task`` there."""
