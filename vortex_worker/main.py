@@ -101,12 +101,17 @@ def serve(config: WorkerConfig, membership: Membership, registry: Registry, log:
 
 
 def main() -> int:
-    """Configure, live, and turn every refusal into one readable line. Returns the exit status."""
+    """Configure from the environment, and run. Returns the exit status."""
     try:
         config = WorkerConfig.from_env()
     except ConfigError as error:
         print(f"vortex-worker: {error}", file=sys.stderr)
         return EXIT_BAD_CONFIG
+    return run(config)
+
+
+def run(config: WorkerConfig) -> int:
+    """Live, and turn every refusal into one readable line. Returns the exit status."""
     log = Logger(config.worker_id, config.log_level)
     try:
         return live(config, log)

@@ -23,7 +23,7 @@ def start_cold(quick: bool) -> Result:
     samples, bare = [], []
     for _ in range(5 if quick else 20):
         begun = time.perf_counter()
-        process = WorkerProcess(WorkerConfig(socket="", shm_fd=0), memory.arena.fd)
+        process = WorkerProcess.execute(WorkerConfig(socket="", shm_fd=0), memory.arena.fd)
         socket = FrameSocket(process.socket_fd)
         try:
             body = socket.recv(timeout=30)

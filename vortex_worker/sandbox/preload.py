@@ -8,9 +8,9 @@ they are read like any file. Packages that a custom node needs and that have ext
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
-from collections.abc import Iterable
 
 from vortex_worker import _core
 
@@ -81,7 +81,8 @@ PRELOAD = (
 )
 
 
-def preload(extra: Iterable[str] = ()) -> list[str]:
+@functools.cache  # a worker that was forked finds it done
+def preload(extra: tuple[str, ...] = ()) -> list[str]:
     """Import the core, :data:`PRELOAD` and ``extra``, and Pillow's formats. Returns names that can't be had.
 
     What of :data:`PRELOAD` is missing depends on how Pillow was built; a missing name of ``extra`` is for the

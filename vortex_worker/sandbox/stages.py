@@ -8,6 +8,7 @@ says what is missing. Nothing here runs after lockdown.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import stat
 from collections.abc import Iterator
@@ -72,10 +73,7 @@ class Sandbox:
         # system calls that no filter here allows; and there is nothing of a worker's in a home.
         os.environ["HOME"] = "/nonexistent"
         if seccomp.available():
-            execute = seccomp.load_policy(config.seccomp_policy)
-            bootstrap = seccomp.load_policy("bootstrap").including(execute)
-            self._bootstrap = seccomp.compile_policy(bootstrap)
-            self._execute = seccomp.compile_policy(execute)
+            self._bootstrap, self._execute = programs(config.seccomp_policy)
         else:
             self._give_up("this system has no seccomp")
         descriptors = _open_descriptors(config)
@@ -139,6 +137,18 @@ class Sandbox:
     def _give_up(self, why: str) -> None:
         if not self._config.allow_unsandboxed:
             raise SandboxError(f"{why}; VORTEX_ALLOW_UNSANDBOXED=1 runs without it")
+
+
+@functools.cache  # a zygote compiles them before it forks
+def programs(policy: str) -> tuple[seccomp.Program, seccomp.Program]:
+    """The filters of start-up and of jobs, for the policy of that name or file.
+
+    Raises:
+        ConfigError: it can't be read, or is malformed.
+    """
+    execute = seccomp.load_policy(policy)
+    bootstrap = seccomp.load_policy("bootstrap").including(execute)
+    return seccomp.compile_policy(bootstrap), seccomp.compile_policy(execute)
 
 
 def _open_descriptors(config: WorkerConfig) -> Descriptors:

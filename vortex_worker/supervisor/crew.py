@@ -36,6 +36,7 @@ from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
 from vortex_worker.supervisor.job import Job, JobState, Progress, Timings
 from vortex_worker.supervisor.link import Stage, WorkerLink
+from vortex_worker.supervisor.nursery import Nursery
 from vortex_worker.supervisor.objects import ObjectRef
 from vortex_worker.supervisor.outputs import Outputs
 from vortex_worker.supervisor.process import WorkerProcess, describe_exit
@@ -45,7 +46,7 @@ from vortex_worker.supervisor.task import Task
 
 if TYPE_CHECKING:
     from vortex_worker.config import WorkerConfig
-    from vortex_worker.supervisor.memory import Memory
+    from vortex_worker.supervisor.memory import Lease, Memory
 
 log = logging.getLogger("vortex_worker")
 
@@ -60,7 +61,16 @@ class Crew:
     """Launches, watches, feeds and replaces the workers."""
 
     def __init__(
-        self, config: WorkerConfig, workers: int, memory: Memory, *, queue: int, grace: float, start_timeout: float
+        self,
+        config: WorkerConfig,
+        workers: int,
+        standby: int,
+        memory: Memory,
+        *,
+        zygote: bool,
+        queue: int,
+        grace: float,
+        start_timeout: float,
     ) -> None:
         self._config = config
         self._memory = memory
@@ -72,19 +82,23 @@ class Crew:
         self._scheduler = Scheduler()
         self._ids = itertools.count(1)
         self._tasks: dict[int, Task] = {}  # every job that has not ended, by id
-        self._links: list[WorkerLink | None] = [None] * workers
+        self._workers = workers
+        self._links: list[WorkerLink | None] = [None] * (workers + standby)
         self._launched = 0
         self._failed_starts = 0
         self._broken: VortexError | None = None
         self._closing = False
         self._close_lock = threading.Lock()
-        self._loop = asyncio.new_event_loop()
-        self._loop.set_exception_handler(self._unexpected)
+        self.loop = asyncio.new_event_loop()
+        self.loop.set_exception_handler(self._unexpected)
+        self._nursery = Nursery(self) if zygote else None
         self._thread = threading.Thread(target=self._serve, name="vortex-fabric", daemon=True)
         self._thread.start()
-        for index in range(workers):
-            self._loop.call_soon_threadsafe(self._launch, index)
-        self._loop.call_soon_threadsafe(self._tick)
+        if self._nursery is not None:
+            self.loop.call_soon_threadsafe(self._nursery.open)
+        for index in range(workers + standby):
+            self.loop.call_soon_threadsafe(self._launch, index)
+        self.loop.call_soon_threadsafe(self._tick)
 
     # ------------------------------------------------------- any thread: jobs
 
@@ -113,7 +127,7 @@ class Crew:
             started = self._assign()
         self._send_jobs(started)
         if task.deadline:
-            self._call(self._arm_deadline, task)
+            self.call(self._arm_deadline, task)
 
     def cancel(self, job: Job) -> None:
         """End a job: at once where it waits, through its worker where it runs."""
@@ -128,7 +142,7 @@ class Crew:
                 return
         self._send_or_lose(link, job_cancel=pb.JobCancel(job_id=job.id))
         error = Cancelled(f"cancelled; the node did not stop within {self._grace} s and its worker was killed")
-        self._call(self._loop.call_later, self._grace, self._end_by_force, task, error)
+        self.call(self.loop.call_later, self._grace, self._end_by_force, task, error)
 
     def wait(self, ready: Callable[[list[WorkerLink]], bool], timeout: float | None) -> list[WorkerLink]:
         """Wait until ``ready(links)`` holds, and return the links.
@@ -147,14 +161,27 @@ class Crew:
             self.check_open()
             return self.links()
 
+    def changed(self) -> None:
+        """Wake who waits for a change."""
+        with self._lock:
+            self._changed.notify_all()
+
     def links(self) -> list[WorkerLink]:
         """The workers there are now, by slot."""
         with self._lock:
             return [link for link in self._links if link is not None]
 
     def all_ready(self, links: list[WorkerLink]) -> bool:
-        """Whether every worker takes jobs."""
+        """Whether every worker takes jobs, and every standby could."""
         return len(links) == len(self._links) and all(link.stage is Stage.READY for link in links)
+
+    def crew(self) -> tuple[list[WorkerLink], list[WorkerLink]]:
+        """Those that run jobs or will as soon as they can, and those that stand by for them."""
+        links = sorted(
+            (link for link in self.links() if not link.dying),
+            key=lambda link: (not link.active, -link.stage.value, link.index),
+        )
+        return links[: self._workers], links[self._workers :]
 
     def check_open(self) -> None:
         """Raise FabricClosed or LaunchError if no job can run any more."""
@@ -167,6 +194,7 @@ class Crew:
 
     def _assign(self) -> list[tuple[WorkerLink, Task]]:
         """Give each idle worker its next task. What is returned is to be sent once the lock is free."""
+        self._promote()
         started = []
         for link in self._links:
             while link is not None and link.idle and (task := self._scheduler.take(link)):
@@ -182,6 +210,14 @@ class Crew:
         if started:
             self._changed.notify_all()
         return started
+
+    def _promote(self) -> None:
+        """Let workers that stand by take the places of those that are gone."""
+        places = self._workers - sum(link.active and not link.dying for link in self.links())
+        for link in self.links():
+            if places > 0 and link.stage is Stage.READY and not link.active and not link.dying:
+                link.active = True
+                places -= 1
 
     def _runner_of(self, task: Task) -> WorkerLink | None:
         return next((link for link in self.links() if link.task is task), None)
@@ -237,7 +273,7 @@ class Crew:
             except ValueError as error:
                 self._reject(link, task, ValidationError(f"{task.work.op_type}: {error}; give large data as tensors"))
             except OSError as error:
-                self._call(self._give_up, link, f"it does not read its socket: {error}")
+                self.call(self._give_up, link, f"it does not read its socket: {error}")
 
     def _reject(self, link: WorkerLink, task: Task, error: VortexError) -> None:
         """A task that can't be sent at all: its worker is free for the next."""
@@ -251,26 +287,26 @@ class Crew:
         try:
             link.send(**body)
         except OSError as error:
-            self._call(self._give_up, link, f"it does not read its socket: {error}")
+            self.call(self._give_up, link, f"it does not read its socket: {error}")
 
-    def _call(self, function: Callable[..., object], *args: Any) -> None:
+    def call(self, function: Callable[..., object], *args: Any) -> None:
         """Run it in the fabric's thread, unless that has ended."""
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(function, *args)
+            self.loop.call_soon_threadsafe(function, *args)
 
     # ------------------------------------- the fabric's thread: life and death
 
     def _serve(self) -> None:
         try:
-            self._loop.run_forever()
+            self.loop.run_forever()
         finally:
-            self._loop.close()
+            self.loop.close()
 
     def _unexpected(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """A bug of ours in a callback: tell every caller rather than leave them waiting."""
         error = context.get("exception")
         log.error("internal error: %s", context.get("message"), exc_info=error)
-        self._break(LaunchError(f"internal error of the fabric: {error!r}"))
+        self.broken(LaunchError(f"internal error of the fabric: {error!r}"))
 
     def _launch(self, index: int) -> None:
         with self._lock:
@@ -282,24 +318,40 @@ class Crew:
                 lease = self._memory.hold_lease()
             except OutOfArena as error:
                 log.warning("worker %d waits: %s", index, error.message)
-                self._loop.call_later(_TICK, self._launch, index)
+                self.loop.call_later(_TICK, self._launch, index)
+                return
+            if self._nursery is not None:
+                self._nursery.order(index, config, lease, self._memory.arena.fd)
                 return
             try:
-                process = WorkerProcess(config, self._memory.arena.fd)
+                process = WorkerProcess.execute(config, self._memory.arena.fd)
             except LaunchError as error:
-                self._memory.give_back(lease)
-                self._start_failed(index, str(error), hopeless=False)
+                self.not_born(index, lease, str(error))
                 return
+            self.born(index, config, process, lease)
+
+    def not_born(self, index: int, lease: Lease, why: str) -> None:
+        """No process could be had for a worker."""
+        with self._lock:
+            self._memory.give_back(lease)
+            if not self._closing:
+                self._start_failed(index, why, hopeless=False)
+
+    def born(self, index: int, config: WorkerConfig, process: WorkerProcess, lease: Lease) -> None:
+        """There is a process: watch it."""
+        with self._lock:
             link = WorkerLink(index, config, process, self._memory.arena, lease)
             self._links[index] = link
-        self._loop.add_reader(link.fileno(), self._on_readable, link)
-        self._loop.add_reader(process.pidfd, self._on_exit, link)
-        self._loop.add_reader(process.log_fd, self._on_log, link)
-        self._loop.call_later(self._start_timeout, self._check_started, link)
+            if self._closing:
+                link.kill()
+        self.loop.add_reader(link.fileno(), self._on_readable, link)
+        self.loop.add_reader(process.pidfd, self.on_exit, link)
+        self.loop.add_reader(process.log_fd, self._on_log, link)
+        self.loop.call_later(self._start_timeout, self._check_started, link)
 
     def _on_log(self, link: WorkerLink) -> None:
         if not link.read_log():
-            self._loop.remove_reader(link.process.log_fd)
+            self.loop.remove_reader(link.process.log_fd)
 
     def _on_readable(self, link: WorkerLink) -> None:
         try:
@@ -310,8 +362,8 @@ class Crew:
         except OSError:
             pass  # reset by its death, which the pidfd reports
         if link.hung_up and link.alive:
-            self._loop.remove_reader(link.fileno())
-            link.kill()  # it may have closed the socket and live on; _on_exit follows either way
+            self.loop.remove_reader(link.fileno())
+            link.kill()  # it may have closed the socket and live on; on_exit follows either way
 
     def _handle(self, link: WorkerLink, packet: pb.ControlPacket) -> None:
         kind = packet.WhichOneof("body")
@@ -374,21 +426,25 @@ class Crew:
         self._scheduler.add(task, first=True)
 
     def _give_up(self, link: WorkerLink, why: str) -> None:
-        """Kill a worker that broke the rules or does not answer. ``_on_exit`` does the rest."""
+        """Kill a worker that broke the rules or does not answer. ``on_exit`` does the rest."""
         if link.alive and not link.fault:
             link.fault = why
             log.warning("worker %s is killed: %s", link.worker_id, why)
         if link.alive:
             link.kill()
 
-    def _on_exit(self, link: WorkerLink) -> None:
+    def on_exit(self, link: WorkerLink) -> None:
         """The pidfd says that the process is gone: nothing of it runs or writes any more."""
-        for fd in (link.fileno(), link.process.pidfd, link.process.log_fd):
-            self._loop.remove_reader(fd)
+        if not link.ended:
+            link.ended = True
+            self.loop.remove_reader(link.process.pidfd)
+            if self._nursery is not None and not self._nursery.knows_end(link):
+                return  # the zygote is about to say how it ended, and then calls this again
+        for fd in (link.fileno(), link.process.log_fd):
+            self.loop.remove_reader(fd)
         link.dying = True
         self._last_words(link)
         status = link.process.reap()
-        assert status is not None
         with self._lock:
             was_ready = link.stage is Stage.READY
             task, link.task = link.task, None
@@ -436,12 +492,12 @@ class Crew:
         self._failed_starts += 1
         log.info("a worker did not start (%d of %d): %s", self._failed_starts, _FAILED_STARTS, why.splitlines()[0])
         if hopeless or self._failed_starts >= _FAILED_STARTS:
-            self._break(LaunchError(why))
+            self.broken(LaunchError(why))
         else:
             delay = _BACKOFF[min(self._failed_starts, len(_BACKOFF)) - 1]
-            self._loop.call_later(delay, self._launch, index)
+            self.loop.call_later(delay, self._launch, index)
 
-    def _break(self, error: VortexError) -> None:
+    def broken(self, error: VortexError) -> None:
         """No worker can be had: fail what waits and what comes."""
         with self._lock:
             self._broken = error
@@ -450,6 +506,9 @@ class Crew:
             for job_id, task in list(self._tasks.items()):
                 if job_id not in running:
                     self._finish(task, error=error)
+            for link in self.links():
+                if link.stage is not Stage.READY:
+                    link.kill()
             self._changed.notify_all()
 
     # --------------------------------------------- the fabric's thread: clocks
@@ -460,7 +519,7 @@ class Crew:
 
     def _arm_deadline(self, task: Task) -> None:
         delay = (task.deadline - monotonic_ns()) / 1e9
-        self._loop.call_later(max(0.0, delay), self._on_deadline, task)
+        self.loop.call_later(max(0.0, delay), self._on_deadline, task)
 
     def _on_deadline(self, task: Task) -> None:
         with self._lock:
@@ -472,7 +531,7 @@ class Crew:
                 self._finish(task, error=error)
                 return
         # The node looks at the deadline itself, at its progress reports; one that makes none is killed.
-        self._loop.call_later(self._grace, self._end_by_force, task, error)
+        self.loop.call_later(self._grace, self._end_by_force, task, error)
 
     def _end_by_force(self, task: Task, error: VortexError) -> None:
         with self._lock:
@@ -492,7 +551,7 @@ class Crew:
                 with contextlib.suppress(OSError):
                     link.flush_releases()
         if not self._closing:
-            self._loop.call_later(_TICK, self._tick)
+            self.loop.call_later(_TICK, self._tick)
 
     # -------------------------------------------------------- any thread: end
 
@@ -507,7 +566,11 @@ class Crew:
         with self._close_lock:
             if self._thread.is_alive():
                 self._end_all()
-                self._call(self._loop.stop)
+                if self._nursery is not None:
+                    self._nursery.kill()
+                    with self._lock:
+                        self._changed.wait_for(lambda: self._nursery is None or self._nursery.closed)
+                self.call(self.loop.stop)
                 self._thread.join()
 
     def _end_all(self) -> None:
@@ -524,13 +587,17 @@ class Crew:
             else:
                 link.kill()
         if not self._await_ends(self._grace):
+            if self._nursery is not None:
+                self._nursery.kill()  # it may be what does not answer
             for link in self.links():
                 link.kill()
             self._await_ends(None)
 
     def _await_ends(self, timeout: float | None) -> bool:
         with self._lock:
-            return self._changed.wait_for(lambda: not any(self._links), timeout)
+            return self._changed.wait_for(
+                lambda: not any(self._links) and (self._nursery is None or not self._nursery.orders), timeout
+            )
 
 
 class Rebuild:

@@ -46,6 +46,7 @@ class Fabric:
 
     Args:
         workers: how many processes run jobs.
+        standby: how many more are kept ready, to take the place of one that dies.
         custom_nodes: folders of nodes to load, after lockdown.
         models: folders that nodes may read.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
@@ -57,6 +58,8 @@ class Fabric:
         queue: jobs that may wait before ``submit`` does.
         grace: seconds that a cancelled or overdue job has to stop by itself.
         start_timeout: seconds that a worker has to become ready.
+        zygote: fork workers from a process that has imported torch, in milliseconds; False: start each
+            from scratch, in seconds.
         allow_unsandboxed: also run where the kernel lacks a layer of the sandbox. Unsafe.
 
     Raises:
@@ -67,6 +70,7 @@ class Fabric:
         self,
         workers: int = 1,
         *,
+        standby: int = 1,
         custom_nodes: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
         models: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
         device: str = "auto",
@@ -81,9 +85,11 @@ class Fabric:
         log_level: str = "warning",
         max_frame: int = MAX_FRAME,
         heartbeat_ms: int = HEARTBEAT_MS,
+        zygote: bool = True,
         allow_unsandboxed: bool = False,
     ) -> None:
         _check_range("workers", workers, 1, 256)
+        _check_range("standby", standby, 0, 256 - workers)
         _check_range("queue", queue, 1, 1 << 30)
         _check_range("lease_size", lease_size, 1 << 21, 1 << 44)
         _check_range("client_size", client_size, 1 << 21, 1 << 44)
@@ -109,9 +115,12 @@ class Fabric:
             log_level=log_level,
             allow_unsandboxed=allow_unsandboxed,
         )
-        self._memory = Memory(client_size, lease_size, 2 * workers + _SPARE_LEASES)
+        self._memory = Memory(client_size, lease_size, 2 * (workers + standby) + _SPARE_LEASES)
         try:
-            self._crew = Crew(config, workers, self._memory, queue=queue, grace=grace, start_timeout=start_timeout)
+            self._crew = Crew(
+                config, workers, standby, self._memory,
+                zygote=zygote, queue=queue, grace=grace, start_timeout=start_timeout,
+            )  # fmt: skip
         except BaseException:
             self._memory.close()
             raise
@@ -237,7 +246,7 @@ class Fabric:
     # -------------------------------------------------------------- workers
 
     def wait_ready(self, timeout: float | None = None) -> Self:
-        """Wait until every worker takes jobs.
+        """Wait until every worker takes jobs, and every standby could.
 
         Raises:
             LaunchError: workers can't be started; what they wrote is in the message.
@@ -265,7 +274,11 @@ class Fabric:
 
     def workers(self) -> list[dict[str, Any]]:
         """What each worker is and does, with its sandbox as the kernel confirmed it. For people and JSON."""
-        return [link.describe() for link in self._crew.links()]
+        return [link.describe() for link in self._crew.crew()[0]]
+
+    def standbys(self) -> list[dict[str, Any]]:
+        """The workers that wait to take a place, as ``workers``."""
+        return [link.describe() for link in self._crew.crew()[1]]
 
     # ------------------------------------------------------------------ end
 

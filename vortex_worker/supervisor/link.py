@@ -66,6 +66,8 @@ class WorkerLink:
         self.log_tail: deque[str] = deque(maxlen=_LOG_TAIL)
         self.fault = ""  # why the supervisor gave it up, if it did
         self.dying = False  # it is being killed, or has hung up: it gets no more jobs
+        self.active = False  # it is given jobs; else it stands by
+        self.ended = False  # the pidfd says so
         self.jobs_done = 0
         self._socket = FrameSocket(process.socket_fd, config.max_frame)
         self._send_lock = threading.Lock()
@@ -78,7 +80,7 @@ class WorkerLink:
 
     @property
     def idle(self) -> bool:
-        return self.stage is Stage.READY and self.task is None and not self.dying
+        return self.active and self.task is None and not self.dying
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -204,7 +206,7 @@ class WorkerLink:
             "id": self.worker_id,
             "pid": self.process.pid,
             "slot": self.index,
-            "stage": self.stage.name.lower(),
+            "stage": "standby" if self.stage is Stage.READY and not self.active else self.stage.name.lower(),
             "job": task.job.id if task else None,
             "jobs_done": self.jobs_done,
             "sandbox": {

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from vortex_worker.config import WorkerConfig
 from vortex_worker.errors import LaunchError
+
+if TYPE_CHECKING:
+    from vortex_worker.supervisor.zygote import Zygote
 
 #: What of the supervisor's environment a worker may see: where libraries are, how many threads
 #: to use, which devices. Never its secrets.
@@ -21,6 +26,10 @@ _ENV_PREFIXES = (
     "ASAN_", "ATEN_", "CUDA_", "GOMP_", "KMP_", "LC_", "LSAN_", "MKL_", "NVIDIA_", "OMP_", "ONEDNN_",
     "OPENBLAS_", "PYTHON", "TORCH_", "UBSAN_",
 )  # fmt: skip
+# <linux/pidfd.h>: _IOWR(0xFF, 11, struct pidfd_info), 64 bytes, with exit_code at 60.
+_PIDFD_GET_INFO = 0xC040FF0B
+_PIDFD_INFO_SIZE = 64
+_PIDFD_INFO_EXIT = 1 << 3
 _SEND_BUFFER = 1 << 20  # bytes: a submit of ordinary size never waits for the worker to read
 
 
@@ -38,42 +47,68 @@ class Verdict(NamedTuple):
         return self.seccomp == 2 and self.filters >= 2 and self.no_new_privs and self.capabilities == 0
 
 
-class WorkerProcess:
-    """A launched worker and the supervisor's ends of its socket and its log."""
+class Channels:
+    """A new worker's socket and log: our ends, and those it is to get."""
 
-    def __init__(self, config: WorkerConfig, arena_fd: int) -> None:
-        """Start ``python -m vortex_worker.main`` on a socket pair of its own.
+    def __init__(self) -> None:
+        self.socket, self.its_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        self.log, self.its_log = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self.log, False)
+
+    def close_its(self) -> None:
+        """Close the worker's ends, once it has them or never will."""
+        self.its_socket.close()
+        os.close(self.its_log)
+
+    def close(self) -> None:
+        """Close our ends."""
+        self.socket.close()
+        os.close(self.log)
+
+
+class WorkerProcess:
+    """A worker's process and the supervisor's ends of its socket and its log."""
+
+    def __init__(self, pid: int, pidfd: int, channels: Channels, popen: subprocess.Popen[bytes] | None = None) -> None:
+        """``popen``: it is our child; else a zygote's, whose report sets ``status``."""
+        self.pid = pid
+        self.pidfd = pidfd
+        self.socket_fd = channels.socket.detach()  # owned by the FrameSocket made over it
+        self.log_fd = channels.log
+        self.popen = popen
+        #: Who forked it, if a zygote did.
+        self.zygote: Zygote | None = None
+        #: Exit status (negative: the signal) that the zygote told; None: not yet, or never.
+        self.status: int | None = None
+
+    @classmethod
+    def execute(cls, config: WorkerConfig, arena_fd: int) -> Self:
+        """Start ``python -m vortex_worker.main`` on channels of its own.
 
         Raises:
             LaunchError: the process could not be started.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        log_read, log_write = os.pipe2(os.O_CLOEXEC)
+        channels = Channels()
+        theirs = channels.its_socket
         try:
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
             config = replace(config, socket=f"fd:{theirs.fileno()}", shm_fd=arena_fd)
-            self.popen = subprocess.Popen(
+            popen = subprocess.Popen(
                 # -P: what lies in the working directory is not importable
                 [sys.executable, "-P", "-m", "vortex_worker.main"],
                 stdin=subprocess.DEVNULL,
-                stdout=log_write,
-                stderr=log_write,
+                stdout=channels.its_log,
+                stderr=channels.its_log,
                 pass_fds=(theirs.fileno(), arena_fd),
-                env=_environment() | config.to_env(),
+                env=environment() | config.to_env(),
                 start_new_session=True,  # the terminal's Ctrl-C is for the supervisor alone
             )
         except OSError as error:
-            ours.close()
-            os.close(log_read)
+            channels.close()
             raise LaunchError(f"worker {config.worker_id} could not be started: {error}") from error
         finally:
-            theirs.close()
-            os.close(log_write)
-        self.pid = self.popen.pid
-        self.socket_fd = ours.detach()  # owned by the FrameSocket made over it
-        self.log_fd = log_read
-        self.pidfd = os.pidfd_open(self.pid)
-        os.set_blocking(self.log_fd, False)
+            channels.close_its()
+        return cls(popen.pid, os.pidfd_open(popen.pid), channels, popen)
 
     def verify(self) -> Verdict:
         """Read every thread's sandbox state from ``/proc``. All zero once the process is gone."""
@@ -105,7 +140,9 @@ class WorkerProcess:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def reap(self, timeout: float | None = None) -> int | None:
-        """The exit status (negative: the signal), or None if it still runs after ``timeout`` s."""
+        """The exit status (negative: the signal); None if it runs after ``timeout`` s, or nobody could say."""
+        if self.popen is None:
+            return self.status if self.status is not None else _exit_info(self.pidfd)
         try:
             return self.popen.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -119,8 +156,28 @@ class WorkerProcess:
         self.log_fd = self.pidfd = -1
 
 
-def describe_exit(status: int) -> str:
+def _exit_info(pidfd: int) -> int | None:
+    """How the process ended, from a kernel (Linux 6.15) that keeps it with the pidfd (PIDFD_GET_INFO).
+
+    For workers whose zygote died before them: init reaps those, and we could not know else.
+    """
+    info = bytearray(_PIDFD_INFO_SIZE)
+    info[:8] = _PIDFD_INFO_EXIT.to_bytes(8, sys.byteorder)
+    for _ in range(20):  # until init has reaped it, usually at once
+        try:
+            fcntl.ioctl(pidfd, _PIDFD_GET_INFO, info)
+        except OSError:
+            return None
+        if int.from_bytes(info[:8], sys.byteorder) & _PIDFD_INFO_EXIT:
+            return os.waitstatus_to_exitcode(int.from_bytes(info[60:64], sys.byteorder))
+        time.sleep(0.001)
+    return None
+
+
+def describe_exit(status: int | None) -> str:
     """``-9`` → ``killed by SIGKILL``; ``3`` → ``exited with status 3``."""
+    if status is None:
+        return "ended in a way that is not known, for its zygote had died before it"
     if status < 0:
         try:
             name = signal.Signals(-status).name
@@ -130,7 +187,8 @@ def describe_exit(status: int) -> str:
     return f"exited with status {status}"
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """What of our environment our processes see."""
     env = {k: v for k, v in os.environ.items() if k in _ENV_NAMES or k.startswith(_ENV_PREFIXES)}
     env["PYTHONDONTWRITEBYTECODE"] = "1"
     return env

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _FAULTS = (-signal.SIGSEGV, -signal.SIGBUS)
 
 
-def explain_death(task: Task, link: WorkerLink, status: int) -> tuple[VortexError, bool]:
+def explain_death(task: Task, link: WorkerLink, status: int | None) -> tuple[VortexError, bool]:
     """The error that a death is for its job, and whether another run could end otherwise.
 
     ``status`` is the kernel's; the fault record in the slot is the worker's own word, and decides

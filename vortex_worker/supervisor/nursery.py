@@ -1,0 +1,195 @@
+"""Where workers come from: the zygote, kept alive, and what was ordered of it.
+
+Everything here runs in the fabric's thread, but ``kill``. The zygote's own death touches no worker: a
+new one is started, and what was ordered of the dead one is ordered again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from typing import TYPE_CHECKING, NamedTuple
+
+from vortex_worker.errors import LaunchError
+from vortex_worker.supervisor.process import Channels, WorkerProcess, describe_exit
+from vortex_worker.supervisor.zygote import Zygote
+
+if TYPE_CHECKING:
+    from vortex_worker.config import WorkerConfig
+    from vortex_worker.supervisor.crew import Crew
+    from vortex_worker.supervisor.link import WorkerLink
+    from vortex_worker.supervisor.memory import Lease
+
+log = logging.getLogger("vortex_worker")
+
+_FAILURES = 3  # deaths of a zygote before it was ready, in a row, until we give up
+_PAUSE = 0.05  # s before a new one, twice as long after each failure
+_LATE = 2.0  # s in which it must tell of a child's end, or a birth
+
+
+class Order(NamedTuple):
+    """A worker that was asked for."""
+
+    index: int
+    config: WorkerConfig
+    lease: Lease
+    channels: Channels
+    arena: int
+
+
+class Nursery:
+    """Keeps one zygote, and turns orders into workers of ``crew``."""
+
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
+        self._loop = crew.loop
+        self._zygote: Zygote | None = None
+        self._numbers = itertools.count(1)
+        self._failures = 0
+        self._closing = False
+        #: Asked for, and not there yet; by number.
+        self.orders: dict[int, Order] = {}
+        #: Closed for good: no zygote is left.
+        self.closed = False
+
+    def open(self) -> None:
+        """Start a zygote, and send it what has been ordered."""
+        if self._closing:
+            self._close()
+            return
+        try:
+            self._zygote = zygote = Zygote()
+        except LaunchError as error:
+            self._failed(str(error))
+            return
+        self._loop.add_reader(zygote.fileno(), self._on_message, zygote)
+        self._loop.add_reader(zygote.pidfd, self._on_death, zygote)
+        for number in list(self.orders):
+            self._send(number)
+
+    def order(self, index: int, config: WorkerConfig, lease: Lease, arena: int) -> None:
+        """Have a worker forked: ``crew.born`` or ``crew.not_born`` follows."""
+        number = next(self._numbers)
+        self.orders[number] = Order(index, config, lease, Channels(), arena)
+        if self._zygote is not None:
+            self._send(number)
+
+    def _send(self, number: int) -> None:
+        zygote, order = self._zygote, self.orders[number]
+        assert zygote is not None
+        sent = zygote.fork(
+            number, order.config, order.channels.its_socket.fileno(), order.arena, order.channels.its_log
+        )
+        if not sent:
+            self._loop.call_later(_PAUSE, self._again, zygote, number)  # its queue is full
+        elif zygote.ready:
+            self._loop.call_later(_LATE, self._check_born, zygote, number)
+
+    def _again(self, zygote: Zygote, number: int) -> None:
+        if zygote is self._zygote and number in self.orders:
+            self._send(number)
+
+    def _check_born(self, zygote: Zygote, number: int) -> None:
+        if zygote is self._zygote and number in self.orders:
+            log.warning("the zygote is killed: it did not fork within %g s", _LATE)
+            zygote.kill()
+
+    def _on_message(self, zygote: Zygote) -> None:
+        for message in zygote.receive():
+            body = message.body
+            if "ready" in body:
+                zygote.ready = True
+                self._failures = 0
+                for number in self.orders:
+                    self._loop.call_later(_LATE, self._check_born, zygote, number)
+            elif "forked" in body:
+                order = self.orders.pop(body["forked"])
+                order.channels.close_its()
+                process = WorkerProcess(body["pid"], message.pidfd, order.channels)
+                process.zygote = zygote
+                self._crew.born(order.index, order.config, process, order.lease)
+            elif "failed" in body:
+                order = self.orders.pop(body["failed"])
+                order.channels.close_its()
+                order.channels.close()
+                self._crew.not_born(order.index, order.lease, f"the zygote could not fork: {body['why']}")
+            elif "ended" in body:
+                self._ended(zygote, body["ended"], body["status"])
+
+    def _ended(self, zygote: Zygote, pid: int, status: int) -> None:
+        for link in self._crew.links():
+            if link.process.pid == pid and link.process.zygote is zygote:
+                link.process.status = status
+                if not link.ended:
+                    self._loop.remove_reader(link.process.pidfd)
+                    link.ended = True
+                self._crew.on_exit(link)
+
+    def knows_end(self, link: WorkerLink) -> bool:
+        """Whether all that can be known of a dead worker's end is known; else we are told in a moment."""
+        zygote = link.process.zygote
+        if link.process.status is not None or zygote is None or not zygote.alive:
+            return True
+        self._loop.call_later(_LATE, self._check_told, zygote, link)
+        return False
+
+    def _check_told(self, zygote: Zygote, link: WorkerLink) -> None:
+        if link.alive and zygote.alive:
+            log.warning("the zygote is killed: it did not tell of a worker's end within %g s", _LATE)
+            zygote.kill()
+
+    def _on_death(self, zygote: Zygote) -> None:
+        self._on_message(zygote)
+        self._loop.remove_reader(zygote.fileno())
+        self._loop.remove_reader(zygote.pidfd)
+        said = zygote.said()
+        status = zygote.close()
+        self._zygote = None
+        for link in self._crew.links():
+            if link.process.zygote is zygote and link.ended:
+                self._crew.on_exit(link)
+        if self._closing:
+            self._close()
+            return
+        # A child may have been forked that we were not told of: it finds these closed, and ends.
+        for number, old in list(self.orders.items()):
+            old.channels.close_its()
+            old.channels.close()
+            self.orders[number] = old._replace(channels=Channels())
+        why = f"the zygote {describe_exit(status)}" + (f"; it wrote:\n{said}" if said else "")
+        if zygote.ready:
+            log.warning("%s; starting another", why.splitlines()[0])
+            self.open()
+        else:
+            self._failed(why)
+
+    def _failed(self, why: str) -> None:
+        self._failures += 1
+        if self._failures < _FAILURES:
+            self._loop.call_later(_PAUSE * 2**self._failures, self.open)
+        else:
+            self._abandon()
+            self._crew.broken(LaunchError(why))
+
+    def _abandon(self) -> None:
+        for number in list(self.orders):
+            order = self.orders.pop(number)
+            order.channels.close_its()
+            order.channels.close()
+            self._crew.not_born(order.index, order.lease, "there is no zygote")
+
+    def kill(self) -> None:
+        """End it, for good. Any thread."""
+        self._closing = True
+        self._crew.call(self._end)
+
+    def _end(self) -> None:
+        if self._zygote is not None:
+            self._zygote.kill()
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        self.closed = True
+        self._abandon()
+        self._crew.changed()

@@ -1,0 +1,113 @@
+"""The supervisor's side of a zygote: the process, and the messages to and from it.
+
+Called by the fabric's thread only. What the messages are stands in ``vortex_worker.zygote``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+from vortex_worker.config import WorkerConfig
+from vortex_worker.errors import LaunchError
+from vortex_worker.supervisor.process import environment
+
+_MOST = 1 << 16
+# What keeps libraries from starting threads when they are imported.
+_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",  # NumPy's BLAS; torch has its own
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+}
+
+
+class Message(NamedTuple):
+    """One message of the zygote, with the pidfd that came beside it (-1: none)."""
+
+    body: dict[str, Any]
+    pidfd: int
+
+
+class Zygote:
+    """A running zygote."""
+
+    def __init__(self) -> None:
+        """Start it. It imports for a second or two; requests wait in the socket meanwhile.
+
+        Raises:
+            LaunchError: the process could not be started.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        log_read, log_write = os.pipe2(os.O_CLOEXEC)
+        try:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-P", "-m", "vortex_worker.zygote"],
+                stdin=subprocess.DEVNULL,
+                stdout=log_write,
+                stderr=log_write,
+                pass_fds=(theirs.fileno(),),
+                env=environment() | _ENVIRONMENT | {"VORTEX_ZYGOTE_FD": str(theirs.fileno())},
+                start_new_session=True,
+            )
+        except OSError as error:
+            ours.close()
+            os.close(log_read)
+            raise LaunchError(f"the zygote could not be started: {error}") from error
+        finally:
+            theirs.close()
+            os.close(log_write)
+        self.pid = self.popen.pid
+        self.pidfd = os.pidfd_open(self.pid)
+        self.log_fd = log_read
+        self.ready = False
+        self.alive = True
+        self._socket = ours
+        ours.setblocking(False)
+        os.set_blocking(log_read, False)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def fork(self, number: int, config: WorkerConfig, control: int, arena: int, log: int) -> bool:
+        """Ask for a worker, answered by ``forked`` or ``failed``. False: it takes no requests now."""
+        order = json.dumps({"fork": number, "config": config.to_env()}).encode()
+        try:
+            socket.send_fds(self._socket, [order], [control, arena, log])
+        except OSError:
+            return False
+        return True
+
+    def receive(self) -> list[Message]:
+        """Whatever messages have come."""
+        messages = []
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            while True:
+                data, fds, _, _ = socket.recv_fds(self._socket, _MOST, 1)
+                if not data:
+                    break
+                messages.append(Message(json.loads(data), fds[0] if fds else -1))
+        return messages
+
+    def said(self) -> str:
+        """What it wrote to its log, the last 16 KiB of what the pipe holds."""
+        with contextlib.suppress(BlockingIOError):
+            return os.read(self.log_fd, 1 << 20)[-16_384:].decode(errors="replace").strip()
+        return ""
+
+    def kill(self) -> None:
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def close(self) -> int:
+        """Wait for its end and give everything back. Returns its exit status."""
+        self.alive = False
+        self._socket.close()
+        status = self.popen.wait()
+        os.close(self.pidfd)
+        os.close(self.log_fd)
+        return status

@@ -1,0 +1,176 @@
+"""The zygote: a process that has imported everything a worker needs, and forks workers on request.
+
+``python -m vortex_worker.zygote``, started by the embedded supervisor with ``VORTEX_ZYGOTE_FD``, a
+SOCK_SEQPACKET socket. Each message is one JSON object; descriptors travel beside it:
+
+====================================================  ==========================================
+supervisor → zygote ``{"fork": n, "config": {…}}``    with socket, arena and log of the worker
+zygote → supervisor ``{"ready": true}``               once, when everything is imported
+zygote → supervisor ``{"forked": n, "pid": p}``       with a pidfd of it
+zygote → supervisor ``{"failed": n, "why": "…"}``     no such process could be made
+zygote → supervisor ``{"ended": p, "status": s}``     ``s`` below 0: the signal; also the core's size limit is 0
+====================================================  ==========================================
+
+It has one thread, and refuses to work with more: a fork copies only the thread that calls it, and
+locks that another one held stay locked in the child. It runs no parallel region, so that each worker
+can start a thread pool of its own; it opens no device, reads no file of a user and runs no node. Its
+memory is gathered in huge pages before the first fork, and frozen for the garbage collector, so that
+workers go on sharing it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import select
+import socket
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vortex_worker._core import process
+from vortex_worker.config import WorkerConfig
+from vortex_worker.errors import ConfigError
+from vortex_worker.sandbox.stages import programs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_MOST = 1 << 17  # bytes of one message
+EXIT_THREADS = 5  # something it imported had started a thread
+
+
+class Birth(NamedTuple):
+    """What a child finds itself to be."""
+
+    config: WorkerConfig
+    log: int
+
+
+class Zygote:
+    """Serves one supervisor."""
+
+    def __init__(self, control: socket.socket, threads: int) -> None:
+        self._control = control
+        self._threads = threads  # of a worker that names no number
+        self._poll = select.epoll()
+        self._poll.register(control, select.EPOLLIN)
+        self._children: dict[int, int] = {}  # pid by pidfd
+
+    def serve(self) -> Birth | None:
+        """Fork and report until the supervisor hangs up: None. In each child: its Birth."""
+        self._say({"ready": True})
+        while True:
+            for fd, _ in self._poll.poll():
+                if fd == self._control.fileno():
+                    try:
+                        data, fds, _, _ = socket.recv_fds(self._control, _MOST, 3)
+                    except ConnectionError:
+                        return None
+                    if not data:
+                        return None
+                    birth = self._fork(json.loads(data), fds)
+                    if birth is not None:
+                        return birth
+                else:
+                    self._report_end(fd)
+
+    def _fork(self, order: Mapping[str, Any], fds: list[int]) -> Birth | None:
+        control, arena, log = fds
+        with contextlib.suppress(ConfigError):  # which the child meets again, and tells
+            programs(order["config"]["VORTEX_SECCOMP_POLICY"])  # compiled once, for all
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._say({"failed": order["fork"], "why": str(error)})
+            pid = -1
+        if pid == 0:
+            config = WorkerConfig.from_env(
+                order["config"] | {"VORTEX_SOCKET": f"fd:{control}", "VORTEX_SHM_FD": str(arena)}
+            )
+            return Birth(replace(config, threads=config.threads or self._threads), log)
+        for fd in fds:
+            os.close(fd)
+        if pid > 0:
+            pidfd = os.pidfd_open(pid)  # not reaped yet, so the number is still its own
+            self._children[pidfd] = pid
+            self._poll.register(pidfd, select.EPOLLIN)
+            self._say({"forked": order["fork"], "pid": pid}, [pidfd])
+        return None
+
+    def _report_end(self, pidfd: int) -> None:
+        pid = self._children.pop(pidfd)
+        self._poll.unregister(pidfd)
+        end = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        os.close(pidfd)
+        assert end is not None
+        self._say({"ended": pid, "status": end.si_status if end.si_code == os.CLD_EXITED else -end.si_status})
+
+    def _say(self, message: dict[str, Any], fds: list[int] | None = None) -> None:
+        try:
+            socket.send_fds(self._control, [json.dumps(message).encode()], fds or [])
+        except ConnectionError:
+            pass  # the supervisor is gone: the next read says so, too
+
+
+def _prepare() -> int:
+    """Import and run what workers would else each import and run. Returns torch's number of threads."""
+    from vortex_worker.device import cpu
+    from vortex_worker.executor.registry import Registry
+    from vortex_worker.main import JOB_MODULES
+    from vortex_worker.sandbox.preload import preload
+
+    registry = Registry()
+    registry.load_builtin()
+    preload(JOB_MODULES)
+    import torch
+
+    import vortex_worker.membership  # noqa: F401
+
+    threads: int = torch.get_num_threads()
+    cpu.warm_up(threads=1)  # first kernels, in this thread
+    return threads
+
+
+def _become(birth: Birth) -> int:
+    """In a child: be the worker it was forked to be. Returns its exit status."""
+    os.dup2(birth.log, 1)
+    os.dup2(birth.log, 2)
+    process.set_name(b"vw-worker")
+    gc.enable()
+    import numpy
+    import torch
+
+    torch.seed()  # type: ignore[no-untyped-call] # else every worker would draw the same numbers
+    numpy.random.seed()
+
+    from vortex_worker.main import run
+
+    return run(birth.config)
+
+
+def main() -> int:
+    """Prepare, serve, and in each child become a worker. Returns the exit status."""
+    control = socket.socket(fileno=int(os.environ.pop("VORTEX_ZYGOTE_FD")))
+    process.die_with_parent()
+    process.set_name(b"vw-zygote")
+    gc.disable()
+    threads = _prepare()
+    from vortex_worker._core.lockdown import thread_count
+
+    if thread_count() != 1:
+        print(f"zygote: {thread_count()} threads run after the imports: a fork would break them", file=sys.stderr)
+        return EXIT_THREADS
+    gc.collect()
+    gc.freeze()
+    process.collapse()
+    birth = Zygote(control, threads).serve()
+    return 0 if birth is None else _become(birth)
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stderr.flush()
+    os._exit(status)
