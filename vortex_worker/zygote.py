@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vortex_worker._core import process
 from vortex_worker.config import WorkerConfig
 from vortex_worker.errors import ConfigError
-from vortex_worker.sandbox.stages import programs
+from vortex_worker.sandbox.stages import programs, readable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,7 +80,9 @@ class Zygote:
     def _fork(self, order: Mapping[str, Any], fds: list[int]) -> Birth | None:
         control, arena, log = fds
         with contextlib.suppress(ConfigError):  # which the child meets again, and tells
-            programs(order["config"]["VORTEX_SECCOMP_POLICY"])  # compiled once, for all
+            config = WorkerConfig.from_env(order["config"] | {"VORTEX_SOCKET": "fd:0", "VORTEX_SHM_FD": "0"})
+            programs(config.seccomp_policy)  # compiled once, for all
+            readable((*config.models, *config.custom_nodes))
         try:
             pid = os.fork()
         except OSError as error:
@@ -117,19 +119,21 @@ class Zygote:
 
 def _prepare() -> int:
     """Import and run what workers would else each import and run. Returns torch's number of threads."""
-    from vortex_worker.device import cpu
-    from vortex_worker.executor.registry import Registry
+    from vortex_worker.device import cpu, cuda, metal  # noqa: F401
+    from vortex_worker.executor.registry import Registry, installed
     from vortex_worker.main import JOB_MODULES
     from vortex_worker.sandbox.preload import preload
 
     registry = Registry()
     registry.load_builtin()
+    installed()
     preload(JOB_MODULES)
     import torch
 
     import vortex_worker.membership  # noqa: F401
 
     threads: int = torch.get_num_threads()
+    cpu.device()
     cpu.warm_up(threads=1)  # first kernels, in this thread
     return threads
 
@@ -143,7 +147,7 @@ def _become(birth: Birth) -> int:
     import numpy
     import torch
 
-    torch.seed()  # type: ignore[no-untyped-call] # else every worker would draw the same numbers
+    torch.seed()  # else every worker would draw the same numbers
     numpy.random.seed()
 
     from vortex_worker.main import run

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from vortex_worker.bench.measure import Result, Target, median, p99
 from vortex_worker.config import WorkerConfig
@@ -45,45 +47,171 @@ def start_cold(quick: bool) -> Result:
     )  # fmt: skip
 
 
+#: A process as bare as a zygote may be: imports, huge pages, fork, a matmul in the child.
+_BARE = """
+import gc, os, time
+from vortex_worker import zygote
+from vortex_worker._core import process
+gc.disable()
+zygote._prepare()
+gc.collect(); gc.freeze(); process.collapse()
+import torch
+read, write = os.pipe()
+for _ in range({count}):
+    begun = time.perf_counter()
+    if os.fork() == 0:
+        square = torch.ones(128, 128)
+        (square @ square).sum()
+        os.write(write, b"x")
+        os._exit(0)
+    os.read(read, 1)
+    print(time.perf_counter() - begun)
+    os.wait()
+"""
+
+
+def _bare_forks(count: int) -> list[float]:
+    """Seconds from fork to the first matmul of a child, sandboxed and connected in no way."""
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+    done = subprocess.run(
+        [sys.executable, "-c", _BARE.format(count=count)], capture_output=True, check=True, text=True, env=environment
+    )
+    return [float(line) for line in done.stdout.split()]
+
+
+def start_warm(quick: bool) -> Result:
+    """From the request to fork a worker to its word that it takes jobs: sandboxed, registered, warmed up."""
+    from vortex_worker._core.framing import FrameSocket
+    from vortex_worker.ipc import control_pb2 as pb
+    from vortex_worker.ipc import protocol
+    from vortex_worker.supervisor.memory import Memory
+    from vortex_worker.supervisor.process import Channels
+    from vortex_worker.supervisor.zygote import Zygote
+
+    count = 10 if quick else 50
+    bare = _bare_forks(count)
+    memory, zygote, encoder, samples = Memory(2 << 20, 8 << 20, 1), Zygote(), protocol.Encoder(), []
+    lease = memory.hold_lease()
+    ack = pb.HandshakeAck(
+        accepted=True, slot=0, lease_offset=lease.offset, lease_size=lease.size, heartbeat_ms=100
+    )  # fmt: skip
+    config = WorkerConfig(socket="", shm_fd=0, threads=1, log_level="error")
+
+    def messages(word: str) -> dict[str, object]:
+        while True:
+            select.select([zygote.fileno()], [], [])
+            for message in zygote.receive():
+                if message.pidfd >= 0:
+                    os.close(message.pidfd)
+                if word in message.body:
+                    return message.body
+
+    try:
+        messages("ready")
+        for number in range(count + 2):
+            channels = Channels()
+            begun = time.perf_counter()
+            zygote.fork(number, config, channels.its_socket.fileno(), memory.arena.fd, channels.its_log)
+            socket = FrameSocket(channels.socket.detach())
+            for step in ("joining", "locked", "ready"):
+                body = socket.recv(timeout=30)
+                assert body is not None, f"the worker ended instead of {step}"
+                if step == "joining":
+                    socket.send(encoder.encode(handshake_ack=ack))
+            samples.append(time.perf_counter() - begun)
+            channels.close_its()
+            socket.close()
+            os.close(channels.log)
+            messages("ended")
+    finally:
+        zygote.kill()
+        zygote.close()
+        memory.close()
+    samples = samples[2:]  # the first compiles the policy
+    return Result(
+        "request to fork → a worker takes jobs", "ms", median(samples) * 1e3, p99(samples) * 1e3,
+        "bare fork of the same zygote, and a matmul", median(bare) * 1e3, Target("median", 100.0, 5.0),
+    )  # fmt: skip
+
+
 def recover_ready(quick: bool) -> Result:
-    """From SIGKILL of the only worker to another that has done a job."""
+    """From SIGKILL of the only worker to another, forked for it, that takes jobs. No standby."""
     from vortex_worker.supervisor.fabric import Fabric
 
-    samples, imports = [], []
-    with Fabric(1) as fabric:
+    count = 5 if quick else 30
+    samples, bare = [], _bare_forks(count)
+    with Fabric(1, standby=0) as fabric:
         fabric.wait_ready(120)
-        for _ in range(3 if quick else 7):
+        for _ in range(count):
             (worker,) = fabric.workers()
             begun = time.perf_counter()
             os.kill(worker["pid"], signal.SIGKILL)
             while not (now := fabric.workers()) or now[0]["pid"] == worker["pid"]:
-                time.sleep(0.0005)
+                time.sleep(0.0001)
             fabric.wait_ready(120)
             samples.append(time.perf_counter() - begun)
             assert fabric.run("Identity", {"tensor": 7}) == {"tensor": 7}
-            begun = time.perf_counter()
-            subprocess.run([sys.executable, "-c", "import torch"], check=True)
-            imports.append(time.perf_counter() - begun)
     return Result(
         "SIGKILL → a worker ready", "ms", median(samples) * 1e3, p99(samples) * 1e3,
-        "Python starts, imports torch and ends", median(imports) * 1e3, Target("median", 100.0, 5.0),
+        "bare fork of the same zygote, and a matmul", median(bare) * 1e3, Target("median", 100.0, 5.0),
+    )  # fmt: skip
+
+
+def recover_reply(quick: bool) -> Result:
+    """From SIGKILL of a worker in the middle of a job to the job's right result, from the standby."""
+    import torch
+
+    from vortex_worker.supervisor.fabric import Fabric
+
+    samples, plain = [], []
+    with Fabric(1, custom_nodes=Path(__file__).parent / "nodes") as fabric:
+        for number in range(10 if quick else 50):
+            fabric.wait_ready(120)
+            gate = fabric.tensor(torch.tensor([0, number]))
+            job = fabric.submit("BenchGate", {"gate": gate}, retries=1)
+            while not job.progress.total:
+                time.sleep(0.0005)
+            (worker,) = fabric.workers()
+            gate[0] = 1  # the job would go on now, but
+            begun = time.perf_counter()
+            os.kill(worker["pid"], signal.SIGKILL)
+            result = job.result(60)
+            ended = time.perf_counter()
+            assert result == {"number": number}
+            if job.attempts == 2:  # else it was quicker than the signal
+                samples.append(ended - begun)
+            begun = time.perf_counter()
+            fabric.run("BenchGate", {"gate": gate})
+            plain.append(time.perf_counter() - begun)
+    return Result(
+        "SIGKILL in a job → its result, from the standby", "ms", median(samples) * 1e3, p99(samples) * 1e3,
+        "the same job, undisturbed", median(plain) * 1e3, Target("median", 10.0, 0.5),
     )  # fmt: skip
 
 
 def worker_memory(quick: bool) -> Result:
-    """Memory that one more worker takes: its proportional set size, as the kernel counts it."""
+    """Memory that one more worker takes: what the whole fabric's proportional set size grows by."""
     from vortex_worker.supervisor.fabric import Fabric
 
     probe = "import torch; torch.ones(1 << 16).add_(1); print(open('/proc/self/smaps_rollup').read())"
     bare = subprocess.run([sys.executable, "-c", probe], capture_output=True, check=True, text=True).stdout
-    with Fabric(2) as fabric:
-        fabric.wait_ready(120)
-        sizes = []
-        for worker in fabric.workers():
-            with open(f"/proc/{worker['pid']}/smaps_rollup") as file:  # needs root: a worker is not dumpable
-                sizes.append(_pss(file.read()))
+    totals = []
+    for workers in (2, 4):
+        with Fabric(workers, standby=0, threads=1) as fabric:
+            fabric.wait_ready(120)
+            for _ in range(workers):
+                fabric.run("Identity", {"tensor": 1})
+            pids = [worker["pid"] for worker in fabric.workers()]
+            with open(f"/proc/{pids[0]}/stat") as file:
+                pids.append(int(file.read().rpartition(")")[2].split()[1]))  # their parent, the zygote
+            total = 0.0
+            for pid in pids:
+                with open(f"/proc/{pid}/smaps_rollup") as file:  # needs root: a worker is not dumpable
+                    total += _pss(file.read())
+            totals.append(total)
+    each = (totals[1] - totals[0]) / 2
     return Result(
-        "memory (PSS) of one of two workers", "MiB", max(sizes), max(sizes),
+        "memory of one more worker: growth of the sum of PSS", "MiB", each, each,
         "a bare Python that has imported torch", _pss(bare), Target("median", 60.0, 20.0),
     )  # fmt: skip
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 
 from vortex_worker.device import Device, message_of
 
 
+@functools.cache
 def device() -> Device:
     """The CPU, with the machine's memory."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

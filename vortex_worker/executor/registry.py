@@ -7,10 +7,12 @@ node of one name is refused, and the refusal names both.
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import EntryPoints, entry_points
 from typing import Any, NamedTuple
 
 from vortex_worker.errors import ExecutorNotFound
@@ -27,6 +29,12 @@ BUILTIN = (
     "vortex_worker.executor.nodes.image",
     "vortex_worker.executor.nodes.sampling.ksampler",
 )
+
+
+@functools.cache  # it reads what every installed package says of itself; a zygote does so before it forks
+def installed() -> EntryPoints:
+    """The entry points of installed plugins."""
+    return entry_points(group=ENTRY_POINTS)
 
 
 class PluginFailure(NamedTuple):
@@ -73,9 +81,7 @@ class Registry:
 
     def load_entry_points(self) -> None:
         """Installed plugins: entry points that name an executor class, or a module of some."""
-        from importlib.metadata import entry_points
-
-        for point in entry_points(group=ENTRY_POINTS):
+        for point in installed():
             plugin = point.dist.name if point.dist else point.name
             with self._reporting(plugin):
                 found = point.load()

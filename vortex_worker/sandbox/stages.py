@@ -95,8 +95,8 @@ class Sandbox:
             SandboxError: the kernel refuses a layer.
         """
         config = self._config
-        rules = landlock.readonly_rules((*config.models, *config.custom_nodes))
         if lockdown.landlock_abi():
+            rules = readable((*config.models, *config.custom_nodes))
             with self._layer("landlock"):
                 self._report.landlock_abi = lockdown.landlock_restrict(rules)
         else:
@@ -137,6 +137,12 @@ class Sandbox:
     def _give_up(self, why: str) -> None:
         if not self._config.allow_unsandboxed:
             raise SandboxError(f"{why}; VORTEX_ALLOW_UNSANDBOXED=1 runs without it")
+
+
+@functools.cache  # a zygote finds them before it forks
+def readable(folders: tuple[str, ...]) -> list[tuple[bytes, int]]:
+    """Landlock's rules for the installation and ``folders``. Raises ConfigError as ``landlock.readonly_rules``."""
+    return landlock.readonly_rules(folders)
 
 
 @functools.cache  # a zygote compiles them before it forks

@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("vortex_worker")
 
 _TICK = 0.5  # s between looks at heartbeats and pending releases
-_STALE = 5.0  # s without a heartbeat after which a worker is taken for stopped
 _BACKOFF = (0.05, 0.2, 1.0, 5.0)  # s before a launch that follows as many failed ones
 _FAILED_STARTS = 3  # in a row, before waiting jobs are told
 _BAD_CONFIG = 2  # a worker's exit status when its settings are wrong: no use to try again
@@ -70,12 +69,14 @@ class Crew:
         zygote: bool,
         queue: int,
         grace: float,
+        heartbeat_timeout: float,
         start_timeout: float,
     ) -> None:
         self._config = config
         self._memory = memory
         self._queue_limit = queue
         self._grace = grace
+        self._heartbeat_timeout = heartbeat_timeout
         self._start_timeout = start_timeout
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
@@ -451,7 +452,6 @@ class Crew:
             error, retry = explain_death(task, link, status) if task else (None, False)
             link.close()
             self._links[link.index] = None
-            self._memory.give_back(link.lease)
             if task is not None and error is not None:
                 if retry and task.retries > 0 and not self._closing:
                     task.retries -= 1
@@ -464,19 +464,26 @@ class Crew:
                 else:
                     self._scheduler.add(waiting)
             started = self._assign()
+        self._send_jobs(started)  # first of all: somebody waits for it
+        self._replace(link, status, was_ready)
+
+    def _replace(self, link: WorkerLink, status: int | None, was_ready: bool) -> None:
+        """Give back what a dead worker had, and launch another."""
+        with self._lock:
+            self._memory.give_back(link.lease)
             self._changed.notify_all()
-            if not self._closing:
-                if was_ready:
-                    log.info("worker %s: %s; starting another", link.worker_id, describe_exit(status))
-                    self._launch(link.index)
-                else:
-                    why = link.fault or describe_exit(status)
-                    said = "\n".join(link.log_tail)
-                    self._start_failed(
-                        link.index, f"worker {link.worker_id} {why}" + (f"; it wrote:\n{said}" if said else ""),
-                        hopeless=status == _BAD_CONFIG and not link.fault,
-                    )  # fmt: skip
-        self._send_jobs(started)
+            if self._closing:
+                return
+            if was_ready:
+                log.info("worker %s: %s; starting another", link.worker_id, describe_exit(status))
+                self._launch(link.index)
+                return
+            why = link.fault or describe_exit(status)
+            said = "\n".join(link.log_tail)
+            self._start_failed(
+                link.index, f"worker {link.worker_id} {why}" + (f"; it wrote:\n{said}" if said else ""),
+                hopeless=status == _BAD_CONFIG and not link.fault,
+            )  # fmt: skip
 
     def _last_words(self, link: WorkerLink) -> None:
         """Results that were sent before the death still count."""
@@ -545,13 +552,13 @@ class Crew:
             if link.stage is not Stage.READY:
                 continue
             beat = link.slot.heartbeat
-            if beat and monotonic_ns() - beat > _STALE * 1e9:
-                self._give_up(link, f"its heartbeat stopped for {_STALE} s")
+            if beat and monotonic_ns() - beat > self._heartbeat_timeout * 1e9:
+                self._give_up(link, f"its heartbeat stopped for {self._heartbeat_timeout} s")
             elif link.idle:
                 with contextlib.suppress(OSError):
                     link.flush_releases()
         if not self._closing:
-            self.loop.call_later(_TICK, self._tick)
+            self.loop.call_later(min(_TICK, self._heartbeat_timeout / 2), self._tick)
 
     # -------------------------------------------------------- any thread: end
 

@@ -57,6 +57,7 @@ class Fabric:
         memory_limit: bytes of private memory of each worker; 0 for no limit.
         queue: jobs that may wait before ``submit`` does.
         grace: seconds that a cancelled or overdue job has to stop by itself.
+        heartbeat_timeout: seconds without a sign of life after which a worker is killed: it was stopped.
         start_timeout: seconds that a worker has to become ready.
         zygote: fork workers from a process that has imported torch, in milliseconds; False: start each
             from scratch, in seconds.
@@ -81,6 +82,7 @@ class Fabric:
         memory_limit: int = 0,
         queue: int = 1024,
         grace: float = 2.0,
+        heartbeat_timeout: float = 5.0,
         start_timeout: float = 60.0,
         log_level: str = "warning",
         max_frame: int = MAX_FRAME,
@@ -99,6 +101,9 @@ class Fabric:
         _check_range("memory_limit", memory_limit, 0, 1 << 62)
         _check_seconds("grace", grace, zero=True)
         _check_seconds("start_timeout", start_timeout)
+        _check_seconds("heartbeat_timeout", heartbeat_timeout)
+        if heartbeat_timeout * 1000 < 2 * heartbeat_ms:
+            raise ConfigError(f"heartbeat_timeout is {heartbeat_timeout} s: it takes two heartbeats or more")
         if log_level not in LOG_LEVELS:
             raise ConfigError(f"log_level is {log_level!r}: it takes one of {', '.join(LOG_LEVELS)}")
         cpus = len(os.sched_getaffinity(0))
@@ -119,7 +124,8 @@ class Fabric:
         try:
             self._crew = Crew(
                 config, workers, standby, self._memory,
-                zygote=zygote, queue=queue, grace=grace, start_timeout=start_timeout,
+                zygote=zygote, queue=queue, grace=grace,
+                heartbeat_timeout=heartbeat_timeout, start_timeout=start_timeout,
             )  # fmt: skip
         except BaseException:
             self._memory.close()

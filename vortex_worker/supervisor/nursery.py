@@ -30,7 +30,7 @@ _LATE = 2.0  # s in which it must tell of a child's end, or a birth
 class Order(NamedTuple):
     """A worker that was asked for."""
 
-    index: int
+    slot: int
     config: WorkerConfig
     lease: Lease
     channels: Channels
@@ -107,12 +107,12 @@ class Nursery:
                 order.channels.close_its()
                 process = WorkerProcess(body["pid"], message.pidfd, order.channels)
                 process.zygote = zygote
-                self._crew.born(order.index, order.config, process, order.lease)
+                self._crew.born(order.slot, order.config, process, order.lease)
             elif "failed" in body:
                 order = self.orders.pop(body["failed"])
                 order.channels.close_its()
                 order.channels.close()
-                self._crew.not_born(order.index, order.lease, f"the zygote could not fork: {body['why']}")
+                self._crew.not_born(order.slot, order.lease, f"the zygote could not fork: {body['why']}")
             elif "ended" in body:
                 self._ended(zygote, body["ended"], body["status"])
 
@@ -176,7 +176,7 @@ class Nursery:
             order = self.orders.pop(number)
             order.channels.close_its()
             order.channels.close()
-            self._crew.not_born(order.index, order.lease, "there is no zygote")
+            self._crew.not_born(order.slot, order.lease, "there is no zygote")
 
     def kill(self) -> None:
         """End it, for good. Any thread."""

@@ -172,3 +172,36 @@ class Talk(AbstractExecutor):
             print(f"line {line} " + "x" * 80, flush=True)
         print("\x1b[31m\x00\xff" * 1000 + "y" * 1_000_000, end="", flush=True)  # one endless line, with no end
         return {"lines": params["lines"]}
+
+
+class Draw(AbstractExecutor):
+    """Random numbers nobody seeded, once the gate is open."""
+
+    op_type = "Draw"
+    input_ports = (Port("gate", "TENSOR"),)
+    output_ports = (Port("torch", "*"), Port("numpy", "*"), Port("python", "*"), Port("pid", "INT"))
+
+    def execute(self, inputs, params):
+        import random
+
+        import numpy
+
+        while not inputs["gate"].item():
+            self.context.progress(1, 2)
+            time.sleep(0.002)
+        return {
+            "torch": torch.rand(4).tolist(), "numpy": numpy.random.rand(4).tolist(), "python": random.random(),
+            "pid": _getpid(),
+        }  # fmt: skip
+
+
+class Multiply(AbstractExecutor):
+    """A matrix product large enough for every thread."""
+
+    op_type = "Multiply"
+    output_ports = (Port("tensor", "TENSOR"),)
+    params = (Param("size", "INT"),)
+
+    def execute(self, inputs, params):
+        square = torch.ones(params["size"], params["size"])
+        return {"tensor": square @ square}
