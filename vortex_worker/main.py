@@ -16,6 +16,7 @@ from vortex_worker.logging import Logger
 from vortex_worker.sandbox.stages import Sandbox, SandboxError
 
 if TYPE_CHECKING:
+    from vortex_worker.engine import Engine
     from vortex_worker.executor.registry import Registry
     from vortex_worker.membership import Membership
 
@@ -53,9 +54,10 @@ def live(config: WorkerConfig, log: Logger) -> int:
     sandbox.lock_down()  # S2: the filter jobs run under, on all threads; canary
     membership.announce_locked(registry, sandbox.report())
 
+    engine = rehearse(membership, registry, log)  # once through a job, so that the first is no slower
     load_custom(config, registry, log)  # hostile from here
     membership.announce_ready(registry)
-    return serve(config, membership, registry, log)
+    return serve(membership, registry, engine, log)
 
 
 def load_builtin(config: WorkerConfig, membership: Membership) -> Registry:
@@ -75,6 +77,15 @@ def load_builtin(config: WorkerConfig, membership: Membership) -> Registry:
     return registry
 
 
+def rehearse(membership: Membership, registry: Registry, log: Logger) -> Engine:
+    """The engine, after one job of our own: its code and memory are there when the first real one comes."""
+    from vortex_worker.engine import Engine
+
+    engine = Engine(membership, registry, log)
+    engine.rehearse()
+    return engine
+
+
 def load_custom(config: WorkerConfig, registry: Registry, log: Logger) -> None:
     """Load installed plugins and the custom nodes' folders. One that fails is reported; others load."""
     from vortex_worker.sandbox import import_hook
@@ -87,12 +98,10 @@ def load_custom(config: WorkerConfig, registry: Registry, log: Logger) -> None:
         log.warning("plugin.failed", plugin=failure.plugin, message=failure.message, traceback=failure.traceback)
 
 
-def serve(config: WorkerConfig, membership: Membership, registry: Registry, log: Logger) -> int:
+def serve(membership: Membership, registry: Registry, engine: Engine, log: Logger) -> int:
     """Take jobs until the supervisor says Shutdown or hangs up."""
-    from vortex_worker.engine import Engine
     from vortex_worker.ipc.handler import Handler
 
-    engine = Engine(membership, registry, log)
     try:
         return Handler(membership.socket, membership.slot, engine, log, membership.encoder).serve()
     finally:
