@@ -70,7 +70,7 @@ class Killer(threading.Thread):
         self.sent = collections.Counter()
 
     def run(self):
-        while not self.stop.wait(self.random.expovariate(1 / 0.06)):
+        while not self.stop.wait(self.random.expovariate(1 / 0.015)):
             victims = [(pid, name) for pid, name in descendants() if name in ("vw-worker", "vw-zygote")]
             workers = [pid for pid, name in victims if name == "vw-worker"]
             zygotes = [pid for pid, name in victims if name == "vw-zygote"]
