@@ -40,7 +40,7 @@ from vortex_worker.supervisor.nursery import Nursery
 from vortex_worker.supervisor.objects import ObjectRef
 from vortex_worker.supervisor.outputs import Outputs
 from vortex_worker.supervisor.process import WorkerProcess, describe_exit
-from vortex_worker.supervisor.recovery import exhausted, explain_death
+from vortex_worker.supervisor.recovery import Backoff, exhausted, explain_death
 from vortex_worker.supervisor.scheduler import Scheduler, missing
 from vortex_worker.supervisor.task import Task
 
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("vortex_worker")
 
 _TICK = 0.5  # s between looks at heartbeats and pending releases
-_BACKOFF = (0.05, 0.2, 1.0, 5.0)  # s before a launch that follows as many failed ones
-_FAILED_STARTS = 3  # in a row, before waiting jobs are told
 _BAD_CONFIG = 2  # a worker's exit status when its settings are wrong: no use to try again
 
 
@@ -86,7 +84,7 @@ class Crew:
         self._workers = workers
         self._links: list[WorkerLink | None] = [None] * (workers + standby)
         self._launched = 0
-        self._failed_starts = 0
+        self._starts = Backoff()
         self._broken: VortexError | None = None
         self._closing = False
         self._close_lock = threading.Lock()
@@ -336,7 +334,7 @@ class Crew:
         with self._lock:
             self._memory.give_back(lease)
             if not self._closing:
-                self._start_failed(index, why, hopeless=False)
+                self._start_failed(index, why, None)
 
     def born(self, index: int, config: WorkerConfig, process: WorkerProcess, lease: Lease) -> None:
         """There is a process: watch it."""
@@ -376,7 +374,7 @@ class Crew:
             with self._lock:
                 link.shake_hands(packet.handshake)
                 if link.stage is Stage.READY:
-                    self._failed_starts = 0
+                    self._starts.succeeded()
                 started = self._assign()
                 self._changed.notify_all()
             self._send_jobs(started)
@@ -480,10 +478,8 @@ class Crew:
                 return
             why = link.fault or describe_exit(status)
             said = "\n".join(link.log_tail)
-            self._start_failed(
-                link.index, f"worker {link.worker_id} {why}" + (f"; it wrote:\n{said}" if said else ""),
-                hopeless=status == _BAD_CONFIG and not link.fault,
-            )  # fmt: skip
+            why = f"worker {link.worker_id} {why}" + (f"; it wrote:\n{said}" if said else "")
+            self._start_failed(link.index, why, 1 if link.fault else status)
 
     def _last_words(self, link: WorkerLink) -> None:
         """Results that were sent before the death still count."""
@@ -494,15 +490,18 @@ class Crew:
         except (JobError, OSError):
             pass  # its death is reported anyway
 
-    def _start_failed(self, index: int, why: str, *, hopeless: bool) -> None:
+    def _start_failed(self, index: int, why: str, status: int | None) -> None:
         """A worker ended before it was ready: try again, more slowly each time, and then say so."""
-        self._failed_starts += 1
-        log.info("a worker did not start (%d of %d): %s", self._failed_starts, _FAILED_STARTS, why.splitlines()[0])
-        if hopeless or self._failed_starts >= _FAILED_STARTS:
+        self._starts.failed(status)
+        log.info("a worker did not start: %s", why.splitlines()[0])
+        if status == _BAD_CONFIG or (self._starts.hopeless and not self.any_ready()):
             self.broken(LaunchError(why))
         else:
-            delay = _BACKOFF[min(self._failed_starts, len(_BACKOFF)) - 1]
-            self.loop.call_later(delay, self._launch, index)
+            self.loop.call_later(self._starts.pause, self._launch, index)
+
+    def any_ready(self) -> bool:
+        """Whether there is a worker that takes jobs: then those that can't be started are no reason to stop."""
+        return any(link.stage is Stage.READY and not link.dying for link in self.links())
 
     def broken(self, error: VortexError) -> None:
         """No worker can be had: fail what waits and what comes."""

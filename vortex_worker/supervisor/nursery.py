@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vortex_worker.errors import LaunchError
 from vortex_worker.supervisor.process import Channels, WorkerProcess, describe_exit
+from vortex_worker.supervisor.recovery import Backoff
 from vortex_worker.supervisor.zygote import Zygote
 
 if TYPE_CHECKING:
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vortex_worker")
 
-_FAILURES = 3  # deaths of a zygote before it was ready, in a row, until we give up
-_PAUSE = 0.05  # s before a new one, twice as long after each failure
+_PAUSE = 0.05  # s before a request is sent again that had no room
 _LATE = 2.0  # s in which it must tell of a child's end, or a birth
 
 
@@ -45,7 +45,7 @@ class Nursery:
         self._loop = crew.loop
         self._zygote: Zygote | None = None
         self._numbers = itertools.count(1)
-        self._failures = 0
+        self._starts = Backoff()
         self._closing = False
         #: Asked for, and not there yet; by number.
         self.orders: dict[int, Order] = {}
@@ -60,7 +60,7 @@ class Nursery:
         try:
             self._zygote = zygote = Zygote()
         except LaunchError as error:
-            self._failed(str(error))
+            self._failed(str(error), None)
             return
         self._loop.add_reader(zygote.fileno(), self._on_message, zygote)
         self._loop.add_reader(zygote.pidfd, self._on_death, zygote)
@@ -99,7 +99,7 @@ class Nursery:
             body = message.body
             if "ready" in body:
                 zygote.ready = True
-                self._failures = 0
+                self._starts.succeeded()
                 for number in self.orders:
                     self._loop.call_later(_LATE, self._check_born, zygote, number)
             elif "forked" in body:
@@ -161,15 +161,15 @@ class Nursery:
             log.warning("%s; starting another", why.splitlines()[0])
             self.open()
         else:
-            self._failed(why)
+            self._failed(why, status)
 
-    def _failed(self, why: str) -> None:
-        self._failures += 1
-        if self._failures < _FAILURES:
-            self._loop.call_later(_PAUSE * 2**self._failures, self.open)
-        else:
+    def _failed(self, why: str, status: int | None) -> None:
+        self._starts.failed(status)
+        if self._starts.hopeless and not self._crew.any_ready():
             self._abandon()
             self._crew.broken(LaunchError(why))
+        else:
+            self._loop.call_later(self._starts.pause, self.open)
 
     def _abandon(self) -> None:
         for number in list(self.orders):

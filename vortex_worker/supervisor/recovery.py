@@ -58,3 +58,33 @@ def exhausted(error: VortexError, task: Task) -> VortexError:
         details = error.details | {"attempts": str(task.job.attempts)}
         return WorkerLost(f"{error.message}, on each of {task.job.attempts} attempts", details, error.retryable)
     return error
+
+
+class Backoff:
+    """How long to wait before the next start of something whose starts fail, and when to give up.
+
+    A process that ends by itself three times in a row will do so again. One that was killed may have been
+    killed from outside, by the system when memory is short or by somebody: that takes ten times to be sure of.
+    """
+
+    _PAUSES = (0.02, 0.1, 0.5, 2.0, 5.0)  # s
+
+    def __init__(self) -> None:
+        self._failures = 0.0
+
+    def succeeded(self) -> None:
+        self._failures = 0.0
+
+    def failed(self, status: int | None) -> None:
+        """One more start failed, with this exit status; None: there was no process."""
+        killed = status is not None and status < 0 and status != -signal.SIGSYS
+        self._failures += 0.3 if killed else 1.0
+
+    @property
+    def hopeless(self) -> bool:
+        return self._failures >= 3.0
+
+    @property
+    def pause(self) -> float:
+        """Seconds."""
+        return self._PAUSES[min(int(self._failures), len(self._PAUSES) - 1)]
