@@ -92,10 +92,8 @@ class Engine:
 
     def rehearse(self) -> None:
         """Run a job of our own and forget it: the first real one then finds code and memory warm."""
-        import torch
-
         submit = pb.JobSubmit(job_id=1, op_type="Scale")
-        given = self._tensors.save(torch.ones(1024))
+        given = self._tensors.save(self._tensors.empty((1024,)).fill_(1.0))
         protocol.pack_handle(given, submit.inputs["tensor"].tensor)
         submit.params["factor"].float64 = 2.0
         result, _ = self.run("Scale", pb.JobSubmit.FromString(submit.SerializeToString()), _Rehearsal())

@@ -128,11 +128,9 @@ def _prepare() -> int:
     registry.load_builtin()
     installed()
     preload(JOB_MODULES)
-    import torch
-
     import vortex_worker.membership  # noqa: F401
 
-    threads: int = torch.get_num_threads()
+    threads = cpu.threads()
     cpu.device()
     cpu.warm_up(threads=1)  # first kernels, in this thread
     return threads
@@ -144,14 +142,10 @@ def _become(birth: Birth) -> int:
     os.dup2(birth.log, 2)
     process.set_name(b"vw-worker")
     gc.enable()
-    import numpy
-    import torch
-
-    torch.seed()  # else every worker would draw the same numbers
-    numpy.random.seed()
-
+    from vortex_worker import device
     from vortex_worker.main import run
 
+    device.seed_anew()
     return run(birth.config)
 
 

@@ -38,6 +38,28 @@ def test_a_retried_job_goes_first():
     assert scheduler.take(worker) is retried
 
 
+def test_a_higher_priority_goes_first_and_a_retried_job_first_among_its_like():
+    scheduler, worker = Scheduler(), Worker()
+    low, high, higher, retried = (task(n) for n in range(4))
+    high.priority = retried.priority = 1
+    higher.priority = 2
+    scheduler.add(low)
+    scheduler.add(high)
+    scheduler.add(higher)
+    scheduler.add(retried, first=True)
+    assert [scheduler.take(worker) for _ in range(4)] == [higher, retried, high, low]
+
+
+def test_a_job_that_left_and_came_again_has_the_later_place():
+    scheduler, worker = Scheduler(), Worker()
+    first, second = task(1), task(2)
+    scheduler.add(first)
+    scheduler.add(second)
+    assert scheduler.remove(first)
+    scheduler.add(first)
+    assert [scheduler.take(worker) for _ in range(3)] == [second, first, None]
+
+
 def test_a_job_waits_for_the_worker_that_has_its_objects():
     scheduler, here, there = Scheduler(), Worker(), Worker()
     job = task(1, [ObjectRef(here, 7, "MODEL")])

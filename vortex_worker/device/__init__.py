@@ -69,6 +69,15 @@ def warm_up(device: Device, threads: int = 0) -> None:
         cuda.warm_up(device)
 
 
+def seed_anew() -> None:
+    """Give the global generators of torch and NumPy seeds of their own: after a fork, they are the parent's."""
+    import numpy
+    import torch
+
+    torch.seed()
+    numpy.random.seed()
+
+
 def empty_cache() -> None:
     """Give unused memory of the allocators back."""
     from vortex_worker.device import cpu, cuda, metal

@@ -29,6 +29,13 @@ def _name() -> str:
     return os.uname().machine
 
 
+def threads() -> int:
+    """How many threads an operation has, unless told otherwise."""
+    import torch
+
+    return torch.get_num_threads()
+
+
 def warm_up(threads: int) -> None:
     """Bring the thread pool to its final size and run oneDNN's and the BLAS's first kernels."""
     import torch

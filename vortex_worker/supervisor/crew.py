@@ -68,6 +68,7 @@ class Crew:
         queue: int,
         grace: float,
         heartbeat_timeout: float,
+        memory_growth: int,
         start_timeout: float,
     ) -> None:
         self._config = config
@@ -75,6 +76,8 @@ class Crew:
         self._queue_limit = queue
         self._grace = grace
         self._heartbeat_timeout = heartbeat_timeout
+        self._memory_growth = memory_growth
+        self._draining = False
         self._start_timeout = start_timeout
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
@@ -121,6 +124,8 @@ class Crew:
                 if not room:
                     raise QueueFull(f"{self._queue_limit} jobs wait already")
             self.check_open()
+            if self._draining:
+                raise FabricClosed("the fabric takes no more jobs: it is being drained")
             self._tasks[task.job.id] = task
             self._scheduler.add(task)
             started = self._assign()
@@ -159,6 +164,24 @@ class Crew:
                 raise TimeoutError(f"workers are not ready after {timeout} s")
             self.check_open()
             return self.links()
+
+    def drain(self, timeout: float | None) -> None:
+        """Take no more jobs, and wait until those there are have ended. TimeoutError: they have not."""
+        with self._lock:
+            self._draining = True
+            self._changed.notify_all()
+            if not self._changed.wait_for(lambda: not self._tasks, timeout):
+                raise TimeoutError(f"{len(self._tasks)} jobs have not ended within {timeout} s")
+
+    def reload(self, timeout: float | None) -> None:
+        """Replace every worker, each when its job has ended. TimeoutError: not all are replaced yet."""
+        with self._lock:
+            old = set(self.links())
+            for link in old:
+                link.retiring = True
+                if link.task is None:
+                    self.call(self._dismiss, link)
+        self.wait(lambda links: old.isdisjoint(links) and self.all_ready(links), timeout)
 
     def changed(self) -> None:
         """Wake who waits for a change."""
@@ -375,6 +398,9 @@ class Crew:
                 link.shake_hands(packet.handshake)
                 if link.stage is Stage.READY:
                     self._starts.succeeded()
+                    link.memory = link.process.memory()
+                    if link.retiring:
+                        self.call(self._dismiss, link)
                 started = self._assign()
                 self._changed.notify_all()
             self._send_jobs(started)
@@ -406,6 +432,8 @@ class Crew:
                     raise
             link.task = None
             link.jobs_done += 1
+            if link.retiring:
+                self.call(self._dismiss, link)
             t = message.timings
             task.job.timings = Timings(t.decode, t.map, t.execute, t.save)
             if isinstance(error, ObjectLost) and task.retries > 0 and task.work.refs:
@@ -546,6 +574,30 @@ class Crew:
                 task.ending = error
                 link.kill()
 
+    def _dismiss(self, link: WorkerLink) -> None:
+        """Let a worker go that has nothing to do: it ends by itself, or else by force."""
+        with self._lock:
+            if link.dying or link.task is not None or link.stage is not Stage.READY:
+                return
+            link.dying = True
+            started = self._assign()
+        self._send_jobs(started)
+        self._send_or_lose(link, shutdown=pb.Shutdown(reason="another takes its place"))
+        self.loop.call_later(self._grace, self._end_dismissed, link)
+
+    def _end_dismissed(self, link: WorkerLink) -> None:
+        if link.alive:
+            link.kill()
+
+    def _check_memory(self, link: WorkerLink) -> None:
+        with self._lock:
+            grown = link.process.memory() - link.memory
+            if self._memory_growth and grown > self._memory_growth and not link.retiring:
+                log.warning("worker %s has grown by %d MiB: it is replaced", link.worker_id, grown >> 20)
+                link.retiring = True
+                if link.task is None:
+                    self.call(self._dismiss, link)
+
     def _tick(self) -> None:
         for link in self.links():
             if link.stage is not Stage.READY:
@@ -553,7 +605,9 @@ class Crew:
             beat = link.slot.heartbeat
             if beat and monotonic_ns() - beat > self._heartbeat_timeout * 1e9:
                 self._give_up(link, f"its heartbeat stopped for {self._heartbeat_timeout} s")
-            elif link.idle:
+            if self._memory_growth:
+                self._check_memory(link)
+            if link.idle:
                 with contextlib.suppress(OSError):
                     link.flush_releases()
         if not self._closing:

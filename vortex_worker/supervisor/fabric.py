@@ -55,6 +55,7 @@ class Fabric:
         lease_size: bytes of shared memory for the live outputs of one worker. Pages are taken when touched.
         client_size: bytes of shared memory for tensors that come from this process.
         memory_limit: bytes of private memory of each worker; 0 for no limit.
+        memory_growth: bytes that a worker may grow by over its jobs until another takes its place; 0: any.
         queue: jobs that may wait before ``submit`` does.
         grace: seconds that a cancelled or overdue job has to stop by itself.
         heartbeat_timeout: seconds without a sign of life after which a worker is killed: it was stopped.
@@ -80,6 +81,7 @@ class Fabric:
         lease_size: int = _GIB,
         client_size: int = 2 * _GIB,
         memory_limit: int = 0,
+        memory_growth: int = 0,
         queue: int = 1024,
         grace: float = 2.0,
         heartbeat_timeout: float = 5.0,
@@ -99,6 +101,7 @@ class Fabric:
         _check_range("heartbeat_ms", heartbeat_ms, 1, 60_000)
         _check_range("threads", 0 if threads is None else threads, 0, 4096)
         _check_range("memory_limit", memory_limit, 0, 1 << 62)
+        _check_range("memory_growth", memory_growth, 0, 1 << 62)
         _check_seconds("grace", grace, zero=True)
         _check_seconds("start_timeout", start_timeout)
         _check_seconds("heartbeat_timeout", heartbeat_timeout)
@@ -125,7 +128,7 @@ class Fabric:
             self._crew = Crew(
                 config, workers, standby, self._memory,
                 zygote=zygote, queue=queue, grace=grace,
-                heartbeat_timeout=heartbeat_timeout, start_timeout=start_timeout,
+                heartbeat_timeout=heartbeat_timeout, memory_growth=memory_growth, start_timeout=start_timeout,
             )  # fmt: skip
         except BaseException:
             self._memory.close()
@@ -142,6 +145,7 @@ class Fabric:
         *,
         deadline: float | None = None,
         retries: int = 1,
+        priority: int = 0,
         block: bool = True,
         timeout: float | None = None,
     ) -> Job:
@@ -152,6 +156,7 @@ class Fabric:
                 unless they lie there already: outputs of other jobs, ``fabric.empty``, ``fabric.tensor``.
             deadline: seconds from now after which it fails with ``DeadlineExceeded``.
             retries: how often it is run again when its worker dies.
+            priority: a waiting job of a higher one goes first.
             block, timeout: wait for a place when the queue is full, or raise ``QueueFull``.
 
         Raises:
@@ -172,7 +177,7 @@ class Fabric:
 
         work = Work(op_type, stage(inputs or {}, place, refs), stage(params or {}, place, refs), tensors, refs)
         job = Job(self._crew.next_id(), op_type, self._crew.cancel)
-        task = Task(job, work, deadline=monotonic_deadline(deadline), retries=retries)
+        task = Task(job, work, deadline=monotonic_deadline(deadline), retries=retries, priority=_whole(priority))
         self._crew.submit(task, block=block, timeout=timeout)
         return job
 
@@ -274,6 +279,14 @@ class Fabric:
         errors = self._ready_link(timeout).plugin_errors
         return [(printable(e.plugin), printable(e.message), printable(e.traceback)) for e in errors]
 
+    def reload(self, timeout: float | None = None) -> None:
+        """Replace every worker by one that loads the custom nodes anew. Jobs go on: each ends where it runs.
+
+        Raises:
+            TimeoutError: not within ``timeout`` seconds. It goes on.
+        """
+        self._crew.reload(timeout)
+
     def _ready_link(self, timeout: float | None) -> WorkerLink:
         links = self._crew.wait(lambda links: any(link.stage is Stage.READY for link in links), timeout)
         return next(link for link in links if link.stage is Stage.READY)
@@ -287,6 +300,14 @@ class Fabric:
         return [link.describe() for link in self._crew.crew()[1]]
 
     # ------------------------------------------------------------------ end
+
+    def drain(self, timeout: float | None = None) -> None:
+        """Take no more jobs, and wait until those that were submitted have ended. Then ``close``.
+
+        Raises:
+            TimeoutError: not within ``timeout`` seconds. They go on.
+        """
+        self._crew.drain(timeout)
 
     def close(self) -> None:
         """End all jobs and workers. Tensors that you still hold stay valid. Idempotent."""
@@ -312,6 +333,12 @@ def _close_open_fabrics() -> None:
 def _check_range(name: str, value: int, low: int, high: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise ConfigError(f"{name} is {value!r}: it takes a whole number, {low} to {high}")
+
+
+def _whole(priority: int) -> int:
+    if not isinstance(priority, int) or isinstance(priority, bool):
+        raise TypeError(f"priority is {priority!r}: it takes a whole number")
+    return priority
 
 
 def _check_seconds(name: str, value: float, *, zero: bool = False) -> None:

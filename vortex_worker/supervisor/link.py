@@ -67,6 +67,8 @@ class WorkerLink:
         self.fault = ""  # why the supervisor gave it up, if it did
         self.dying = False  # it is being killed, or has hung up: it gets no more jobs
         self.active = False  # it is given jobs; else it stands by
+        self.retiring = False  # it is replaced when its job has ended
+        self.memory = 0  # bytes of its own when it became ready
         self.ended = False  # the pidfd says so
         self.jobs_done = 0
         self._socket = FrameSocket(process.socket_fd, config.max_frame)
@@ -80,7 +82,7 @@ class WorkerLink:
 
     @property
     def idle(self) -> bool:
-        return self.active and self.task is None and not self.dying
+        return self.active and self.task is None and not self.dying and not self.retiring
 
     def fileno(self) -> int:
         return self._socket.fileno()

@@ -134,6 +134,15 @@ class WorkerProcess:
             capabilities=max(v.capabilities for v in verdicts),
         )
 
+    def memory(self) -> int:
+        """Bytes of memory that no file backs (proc(5), statm: resident less shared). 0 once it is gone."""
+        try:
+            with open(f"/proc/{self.pid}/statm") as file:
+                fields = file.read().split()
+        except OSError:
+            return 0
+        return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
+
     def kill(self) -> None:
         """SIGKILL, through the pidfd: never another process that got the same number."""
         with contextlib.suppress(OSError):

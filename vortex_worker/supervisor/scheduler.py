@@ -1,12 +1,13 @@
 """Which job goes to which worker. Pure bookkeeping: no I/O, no threads, no clock.
 
 A job whose objects are in one worker waits for that worker; any other goes to the first that is
-idle. Both wait in the order they came. Choosing costs the same however many wait.
+idle. Both wait by priority, and then in the order they came. Choosing costs the logarithm of how many wait.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
+import itertools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -16,43 +17,62 @@ if TYPE_CHECKING:
     from vortex_worker.supervisor.link import WorkerLink
     from vortex_worker.supervisor.task import Task
 
+#: Priority (negative), order, task: no two have one order, so tasks are never compared.
+_Entry = tuple[int, int, "Task"]
+
 
 class Scheduler:
-    """The queue of one fabric."""
+    """The queue of one fabric: by priority, the highest first, and then in order."""
 
     def __init__(self) -> None:
-        self._anywhere: deque[Task] = deque()
-        self._at_home: dict[WorkerLink, deque[Task]] = {}
-        self._waiting: dict[Task, None] = {}  # all of both, in order
+        self._anywhere: list[_Entry] = []
+        self._at_home: dict[WorkerLink, list[_Entry]] = {}
+        self._waiting: dict[Task, int] = {}  # all of both, with the number of the entry that counts
+        self._numbers = itertools.count(1)
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, task: Task, *, first: bool = False) -> None:
-        """Queue ``task`` where it must run; ``first``: before all others, as a retried one is."""
+        """Queue ``task`` where it must run; ``first``: before its like, as a retried one is."""
         home = task.pinned or home_of(task.work.refs)
-        queue = self._anywhere if home is None else self._at_home.setdefault(home, deque())
-        (queue.appendleft if first else queue.append)(task)
-        self._waiting[task] = None
+        queue = self._anywhere if home is None else self._at_home.setdefault(home, [])
+        number = next(self._numbers)
+        heapq.heappush(queue, (-task.priority, -number if first else number, task))
+        self._waiting[task] = abs(number)
 
     def remove(self, task: Task) -> bool:
         """Take it out, if it still waits."""
-        # Left in its deque, which costs a search to clean: `take` passes over what no longer waits.
-        return self._waiting.pop(task, task) is None
+        # Left in its queue, which costs a search to clean: `take` passes over what no longer waits.
+        return self._waiting.pop(task, None) is not None
 
     def take(self, worker: WorkerLink) -> Task | None:
         """The next task for a worker that is idle."""
-        own = self._at_home.get(worker)
-        for queue in (own, self._anywhere):
-            while queue:
-                task = queue.popleft()
-                if self._waiting.pop(task, task) is None:
-                    return task
-        return None
+        heads = [queue for queue in (self._at_home.get(worker), self._anywhere) if self._tidy(queue)]
+        if not heads:
+            return None
+        # Of like priority, what can run nowhere else goes first.
+        queue = min((queue for queue in heads if queue), key=lambda queue: queue[0][0])
+        _, _, task = heapq.heappop(queue)
+        del self._waiting[task]
+        return task
+
+    def _tidy(self, queue: list[_Entry] | None) -> bool:
+        """Whether somebody waits in it, who is then at its head."""
+        while queue:
+            _, number, task = queue[0]
+            if self._waiting.get(task) == abs(number):
+                return True
+            heapq.heappop(queue)
+        return False
 
     def evict(self, worker: WorkerLink) -> list[Task]:
         """``worker`` is gone: the tasks that waited for it, in order, to be placed anew."""
-        return [t for t in self._at_home.pop(worker, ()) if self._waiting.pop(t, t) is None]
+        entries = sorted(self._at_home.pop(worker, []))
+        evicted = [task for _, number, task in entries if self._waiting.get(task) == abs(number)]
+        for task in evicted:
+            del self._waiting[task]
+        return evicted
 
     def drain(self) -> list[Task]:
         """Take out everything."""

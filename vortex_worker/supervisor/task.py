@@ -70,6 +70,7 @@ class Task:
     job: Job
     work: Work
     deadline: int = 0  # CLOCK_MONOTONIC ns; 0: none
+    priority: int = 0  # higher goes first
     retries: int = 0  # deaths of a worker that it may still cause
     #: The only worker it may run on: where an object is to be made again.
     pinned: WorkerLink | None = None

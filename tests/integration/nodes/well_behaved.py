@@ -205,3 +205,16 @@ class Multiply(AbstractExecutor):
     def execute(self, inputs, params):
         square = torch.ones(params["size"], params["size"])
         return {"tensor": square @ square}
+
+
+class Leak(AbstractExecutor):
+    """Keeps memory after its end."""
+
+    op_type = "Leak"
+    output_ports = (Port("count", "INT"),)
+    params = (Param("bytes", "INT"),)
+    kept = ()
+
+    def execute(self, inputs, params):
+        Leak.kept = (*Leak.kept, torch.ones(params["bytes"], dtype=torch.uint8))
+        return {"count": params["bytes"]}

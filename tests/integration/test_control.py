@@ -1,0 +1,112 @@
+"""What a fabric's owner may ask of it while jobs run: order, an end without loss, new nodes, small workers."""
+
+import os
+import threading
+
+import pytest
+from conftest import SETTINGS, started, until
+
+import vortex_worker as vw
+from vortex_worker.errors import FabricClosed
+
+
+def test_a_higher_priority_overtakes_what_waits():
+    with vw.Fabric(1, **SETTINGS) as fabric:
+        gate = fabric.tensor([0])
+        running = started(fabric.submit("Gate", {"gate": gate}))
+        order = []
+        jobs = [
+            fabric.submit("Identity", {"tensor": n}, priority=priority) for n, priority in enumerate([0, 5, -1, 5, 9])
+        ]
+        for number, job in enumerate(jobs):
+            job.add_done_callback(lambda job, number=number: order.append(number))
+        gate.fill_(1)
+        assert [job.result(60)["tensor"] for job in jobs] == [0, 1, 2, 3, 4]
+        assert order == [4, 1, 3, 0, 2]
+        assert running.exception() is None
+        with pytest.raises(TypeError, match="priority is 'high'"):
+            fabric.submit("Identity", {"tensor": 1}, priority="high")
+
+
+def test_draining_lets_every_job_end_and_takes_no_more():
+    with vw.Fabric(1, **SETTINGS) as fabric:
+        gate = fabric.tensor([0])
+        jobs = [started(fabric.submit("Gate", {"gate": gate}))]
+        jobs += [fabric.submit("Identity", {"tensor": n}) for n in range(5)]
+        with pytest.raises(TimeoutError, match="6 jobs"):
+            fabric.drain(0.05)
+        with pytest.raises(FabricClosed, match="drained"):
+            fabric.submit("Identity", {"tensor": 1})
+        gate.fill_(1)
+        fabric.drain(60)
+        assert all(job.exception(0) is None for job in jobs)
+
+
+NODE = """
+from vortex_worker.executor import AbstractExecutor, Port
+
+
+class Version(AbstractExecutor):
+    op_type = "Version"
+    output_ports = (Port("version", "INT"),)
+
+    def execute(self, inputs, params):
+        return {{"version": {}}}
+"""
+
+
+def test_reload_brings_new_nodes_and_drops_no_job(tmp_path):
+    folder = tmp_path / "nodes"
+    folder.mkdir()
+    (folder / "version.py").write_text(NODE.format(1))
+    with vw.Fabric(2, **(SETTINGS | {"custom_nodes": [SETTINGS["custom_nodes"], folder]})) as fabric:
+        fabric.wait_ready(60)
+        assert fabric.run("Version") == {"version": 1}
+        gate = fabric.tensor([0])
+        running = started(fabric.submit("Gate", {"gate": gate}))
+        box = fabric.run("MakeBox", params={"value": 2.0})["box"]
+        (folder / "version.py").write_text(NODE.format(2))
+        with pytest.raises(TimeoutError):
+            fabric.reload(0.05)  # one of them has a job
+        assert fabric.run("Version") == {"version": 2}
+        gate.fill_(1)
+        assert running.exception(60) is None
+        assert running.attempts == 1
+        fabric.reload(60)
+        assert fabric.run("Version") == {"version": 2}
+        assert fabric.run("OpenBox", {"box": box})["value"].item() == 2.0  # it was made again
+
+
+def test_a_worker_that_grows_too_much_is_replaced_after_its_job():
+    with vw.Fabric(1, memory_growth=64 << 20, **SETTINGS) as fabric:
+        fabric.wait_ready(60)
+        first = fabric.workers()[0]["pid"]
+        for _ in range(3):
+            assert fabric.run("Identity", {"tensor": 1}) == {"tensor": 1}
+        assert fabric.workers()[0]["pid"] == first
+        assert fabric.run("Leak", params={"bytes": 128 << 20}, retries=0)["count"] == 128 << 20
+        until(lambda: all(w["pid"] != first for w in fabric.workers()) and fabric.workers(), "another worker")
+        assert fabric.run("Identity", {"tensor": 2}) == {"tensor": 2}
+
+
+def test_jobs_from_many_threads_survive_a_reload():
+    with vw.Fabric(2, **SETTINGS) as fabric:
+        fabric.wait_ready(60)
+        results, stop = [], threading.Event()
+
+        def client(number):
+            while not stop.is_set():
+                results.append(fabric.run("Identity", {"tensor": number}, retries=0) == {"tensor": number})
+
+        threads = [threading.Thread(target=client, args=(n,)) for n in range(3)]
+        for thread in threads:
+            thread.start()
+        pids = {worker["pid"] for worker in fabric.workers()}
+        for _ in range(3):
+            fabric.reload(60)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert all(results)
+        assert pids.isdisjoint(worker["pid"] for worker in fabric.workers())
+        assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
