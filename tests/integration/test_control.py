@@ -1,13 +1,14 @@
 """What a fabric's owner may ask of it while jobs run: order, an end without loss, new nodes, small workers."""
 
 import os
+import signal
 import threading
 
 import pytest
-from conftest import SETTINGS, started, until
+from conftest import SETTINGS, pid_of, started, until
 
 import vortex_worker as vw
-from vortex_worker.errors import FabricClosed
+from vortex_worker.errors import FabricClosed, WorkerLost
 
 
 def test_a_higher_priority_overtakes_what_waits():
@@ -110,3 +111,20 @@ def test_jobs_from_many_threads_survive_a_reload():
         assert all(results)
         assert pids.isdisjoint(worker["pid"] for worker in fabric.workers())
         assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+
+
+def test_a_node_that_makes_no_progress_is_told_from_a_worker_that_was_stopped():
+    with vw.Fabric(1, stall_timeout=0.3, heartbeat_timeout=0.6, heartbeat_ms=20, **SETTINGS) as fabric:
+        fabric.wait_ready(60)
+        gate = fabric.tensor([0])
+        stuck = fabric.submit("DeafGate", {"gate": gate}, retries=0)
+        with pytest.raises(WorkerLost, match=r"alive, but its node made no progress for 0\.3 s"):
+            stuck.result(60)
+        gate.fill_(1)
+        assert fabric.run("Steps", params={"steps": 1000}) == {"steps": 1000}
+    with vw.Fabric(1, heartbeat_timeout=0.3, heartbeat_ms=20, **SETTINGS) as fabric:
+        gate = fabric.tensor([0])
+        job = started(fabric.submit("Gate", {"gate": gate}, retries=0))
+        os.kill(pid_of(fabric, job), signal.SIGSTOP)
+        with pytest.raises(WorkerLost, match=r"it was stopped: no heartbeat for 0\.3 s"):
+            job.result(60)

@@ -153,3 +153,19 @@ def test_the_zygote_refuses_to_work_with_a_second_thread(tmp_path):
         )  # fmt: skip
     assert done.returncode == 5
     assert "threads" in done.stderr
+
+
+def test_a_forked_worker_is_locked_down_as_one_that_was_executed():
+    def seen(zygote):
+        with vw.Fabric(1, standby=0, zygote=zygote, **SETTINGS) as fabric:
+            fabric.wait_ready(60)
+            (worker,) = fabric.workers()
+            pid = worker["pid"]
+            kinds = sorted(os.readlink(f"/proc/{pid}/fd/{fd}").split(":")[0] for fd in os.listdir(f"/proc/{pid}/fd"))
+            status = Path(f"/proc/{pid}/status").read_text()
+            limits = Path(f"/proc/{pid}/limits").read_text()
+            names = ("Seccomp", "Seccomp_filters", "NoNewPrivs", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+            locks = [line for line in status.splitlines() if line.split(":")[0] in names]
+            return kinds, worker["sandbox"], locks, limits, os.getsid(pid) == pid
+
+    assert seen(zygote=True) == seen(zygote=False)

@@ -21,6 +21,7 @@ KEYS: dict[str, Callable[[bool], Result]] = {
     "job.tensor64m": jobs.job_tensor64m,
     "start.warm": start.start_warm,
     "start.cold": start.start_cold,
+    "recover.detect": start.recover_detect,
     "recover.ready": start.recover_ready,
     "recover.reply": start.recover_reply,
     "sandbox.install": sandbox.sandbox_install,

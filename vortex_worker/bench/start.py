@@ -157,6 +157,32 @@ def recover_ready(quick: bool) -> Result:
     )  # fmt: skip
 
 
+def recover_detect(quick: bool) -> Result:
+    """From SIGKILL of a process to its pidfd's word, with 512, 64 and 0 MiB of memory of its own."""
+    sizes, medians, worst = (0, 64, 512), [], 0.0
+    program = "import sys; kept = bytearray(b'x') * (int(sys.argv[1]) << 20); print('x', flush=True); sys.stdin.read()"
+    for size in sizes:
+        samples = []
+        for _ in range(3 if quick else 15):
+            with subprocess.Popen(
+                [sys.executable, "-c", program, str(size)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            ) as process:
+                assert process.stdout is not None
+                process.stdout.read(1)
+                pidfd = os.pidfd_open(process.pid)
+                begun = time.perf_counter()
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                select.select([pidfd], [], [])
+                samples.append(time.perf_counter() - begun)
+                os.close(pidfd)
+        medians.append(median(samples) * 1e3)
+        worst = p99(samples) * 1e3
+    return Result(
+        f"SIGKILL → noticed, with 512 MiB (with 64: {medians[1]:.2g} ms)", "ms", medians[2], worst,
+        "the same with none", medians[0], Target("median", 100.0, 0.12),
+    )  # fmt: skip
+
+
 def recover_reply(quick: bool) -> Result:
     """From SIGKILL of a worker in the middle of a job to the job's right result, from the standby."""
     import torch

@@ -68,6 +68,7 @@ class Crew:
         queue: int,
         grace: float,
         heartbeat_timeout: float,
+        stall_timeout: float,
         memory_growth: int,
         start_timeout: float,
     ) -> None:
@@ -76,6 +77,7 @@ class Crew:
         self._queue_limit = queue
         self._grace = grace
         self._heartbeat_timeout = heartbeat_timeout
+        self._stall_timeout = stall_timeout
         self._memory_growth = memory_growth
         self._draining = False
         self._start_timeout = start_timeout
@@ -589,6 +591,13 @@ class Crew:
         if link.alive:
             link.kill()
 
+    def _check_activity(self, link: WorkerLink) -> None:
+        count, now = link.slot.activity, monotonic_ns()
+        if link.task is None or count != link.activity[0]:
+            link.activity = (count, now)
+        elif now - link.activity[1] > self._stall_timeout * 1e9:
+            self._give_up(link, f"it is alive, but its node made no progress for {self._stall_timeout} s")
+
     def _check_memory(self, link: WorkerLink) -> None:
         with self._lock:
             grown = link.process.memory() - link.memory
@@ -604,14 +613,18 @@ class Crew:
                 continue
             beat = link.slot.heartbeat
             if beat and monotonic_ns() - beat > self._heartbeat_timeout * 1e9:
-                self._give_up(link, f"its heartbeat stopped for {self._heartbeat_timeout} s")
+                self._give_up(link, f"it was stopped: no heartbeat for {self._heartbeat_timeout} s")
+            if self._stall_timeout:
+                self._check_activity(link)
             if self._memory_growth:
                 self._check_memory(link)
             if link.idle:
                 with contextlib.suppress(OSError):
                     link.flush_releases()
         if not self._closing:
-            self.loop.call_later(min(_TICK, self._heartbeat_timeout / 2), self._tick)
+            self.loop.call_later(
+                min(_TICK, self._heartbeat_timeout / 2, (self._stall_timeout or _TICK) / 2), self._tick
+            )
 
     # -------------------------------------------------------- any thread: end
 

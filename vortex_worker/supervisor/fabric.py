@@ -59,6 +59,7 @@ class Fabric:
         queue: jobs that may wait before ``submit`` does.
         grace: seconds that a cancelled or overdue job has to stop by itself.
         heartbeat_timeout: seconds without a sign of life after which a worker is killed: it was stopped.
+        stall_timeout: seconds in which a running node must report progress, or its worker is killed; 0: any.
         start_timeout: seconds that a worker has to become ready.
         zygote: fork workers from a process that has imported torch, in milliseconds; False: start each
             from scratch, in seconds.
@@ -85,6 +86,7 @@ class Fabric:
         queue: int = 1024,
         grace: float = 2.0,
         heartbeat_timeout: float = 5.0,
+        stall_timeout: float = 0.0,
         start_timeout: float = 60.0,
         log_level: str = "warning",
         max_frame: int = MAX_FRAME,
@@ -104,6 +106,7 @@ class Fabric:
         _check_range("memory_growth", memory_growth, 0, 1 << 62)
         _check_seconds("grace", grace, zero=True)
         _check_seconds("start_timeout", start_timeout)
+        _check_seconds("stall_timeout", stall_timeout, zero=True)
         _check_seconds("heartbeat_timeout", heartbeat_timeout)
         if heartbeat_timeout * 1000 < 2 * heartbeat_ms:
             raise ConfigError(f"heartbeat_timeout is {heartbeat_timeout} s: it takes two heartbeats or more")
@@ -128,7 +131,8 @@ class Fabric:
             self._crew = Crew(
                 config, workers, standby, self._memory,
                 zygote=zygote, queue=queue, grace=grace,
-                heartbeat_timeout=heartbeat_timeout, memory_growth=memory_growth, start_timeout=start_timeout,
+                heartbeat_timeout=heartbeat_timeout, memory_growth=memory_growth,
+                stall_timeout=stall_timeout, start_timeout=start_timeout,
             )  # fmt: skip
         except BaseException:
             self._memory.close()

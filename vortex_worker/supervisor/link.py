@@ -67,6 +67,7 @@ class WorkerLink:
         self.fault = ""  # why the supervisor gave it up, if it did
         self.dying = False  # it is being killed, or has hung up: it gets no more jobs
         self.active = False  # it is given jobs; else it stands by
+        self.activity = (0, 0)  # last seen count of the slot, and since when, ns
         self.retiring = False  # it is replaced when its job has ended
         self.memory = 0  # bytes of its own when it became ready
         self.ended = False  # the pidfd says so
