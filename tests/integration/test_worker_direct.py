@@ -58,7 +58,10 @@ class Supervisor:
     def exactly(self, count):
         data = b""
         while len(data) < count:
-            part = self.ours.recv(count - len(data))
+            try:
+                part = self.ours.recv(count - len(data))
+            except ConnectionResetError:  # an end, too: of one that had not read all that we sent
+                return None
             if not part:
                 return None
             data += part
