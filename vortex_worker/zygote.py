@@ -8,7 +8,7 @@ supervisor → zygote ``{"fork": n, "config": {…}}``    with socket, arena and
 zygote → supervisor ``{"ready": true}``               once, when everything is imported
 zygote → supervisor ``{"forked": n, "pid": p}``       with a pidfd of it
 zygote → supervisor ``{"failed": n, "why": "…"}``     no such process could be made
-zygote → supervisor ``{"ended": p, "status": s}``     ``s`` below 0: the signal; also the core's size limit is 0
+zygote → supervisor ``{"ended": p, "status": s}``     ``s`` below 0: the signal
 ====================================================  ==========================================
 
 It has one thread, and refuses to work with more: a fork copies only the thread that calls it, and

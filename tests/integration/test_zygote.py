@@ -10,7 +10,7 @@ import torch
 from conftest import SETTINGS, gone, pid_of, started, until
 
 import vortex_worker as vw
-from vortex_worker.errors import SandboxViolation
+from vortex_worker.errors import LaunchError, SandboxViolation
 
 
 def parent_of(pid):
@@ -169,3 +169,14 @@ def test_a_forked_worker_is_locked_down_as_one_that_was_executed():
             return kinds, worker["sandbox"], locks, limits, os.getsid(pid) == pid
 
     assert seen(zygote=True) == seen(zygote=False)
+
+
+def test_a_zygote_that_can_not_start_is_told_with_what_it_wrote(tmp_path, monkeypatch):
+    (tmp_path / "numpy.py").write_text("raise RuntimeError('no numbers today')")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    with vw.Fabric(1, **SETTINGS) as fabric:
+        job = fabric.submit("Identity", {"tensor": 1})
+        with pytest.raises(LaunchError, match="no numbers today"):
+            job.result(60)
+        with pytest.raises(LaunchError, match="no numbers today"):
+            fabric.wait_ready(60)

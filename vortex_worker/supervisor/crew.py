@@ -358,7 +358,7 @@ class Crew:
         """No process could be had for a worker."""
         with self._lock:
             self._memory.give_back(lease)
-            if not self._closing:
+            if not self._closing and not self._broken:
                 self._start_failed(index, why, None)
 
     def born(self, index: int, config: WorkerConfig, process: WorkerProcess, lease: Lease) -> None:

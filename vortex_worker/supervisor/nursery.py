@@ -166,8 +166,8 @@ class Nursery:
     def _failed(self, why: str, status: int | None) -> None:
         self._starts.failed(status)
         if self._starts.hopeless and not self._crew.any_ready():
+            self._crew.broken(LaunchError(why))  # first, so that everybody is told why
             self._abandon()
-            self._crew.broken(LaunchError(why))
         else:
             self._loop.call_later(self._starts.pause, self.open)
 
