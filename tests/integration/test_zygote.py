@@ -174,7 +174,7 @@ def test_a_forked_worker_is_locked_down_as_one_that_was_executed():
 def test_a_zygote_that_can_not_start_is_told_with_what_it_wrote(tmp_path, monkeypatch):
     (tmp_path / "numpy.py").write_text("raise RuntimeError('no numbers today')")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-    with vw.Fabric(1, **SETTINGS) as fabric:
+    with vw.Fabric(4, **SETTINGS) as fabric:
         job = fabric.submit("Identity", {"tensor": 1})
         with pytest.raises(LaunchError, match="no numbers today"):
             job.result(60)
