@@ -196,3 +196,42 @@ int vw_writer_flush(vw_writer *writer, int fd, uint64_t deadline) {
 bool vw_writer_torn(const vw_writer *writer) {
   return writer->sent > 0 && writer->sent < VW_FRAME_HEADER + writer->size;
 }
+
+int vw_writer_lead(vw_writer *writer, int fd, int descriptor) {
+  union {
+    struct cmsghdr header;
+    char room[CMSG_SPACE(sizeof(int))];
+  } control = {0};
+  struct iovec bytes = {.iov_base = writer->room, .iov_len = VW_FRAME_HEADER};
+  struct msghdr message = {
+      .msg_iov = &bytes, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+  control.header.cmsg_level = SOL_SOCKET;
+  control.header.cmsg_type = SCM_RIGHTS;
+  control.header.cmsg_len = CMSG_LEN(sizeof(int));
+  memcpy(CMSG_DATA(&control.header), &descriptor, sizeof descriptor);
+  ssize_t put = sendmsg(fd, &message, MSG_NOSIGNAL);
+  if (put < 0) return -errno;
+  writer->sent += (size_t)put;
+  return 0;
+}
+
+int vw_peek_descriptor(int fd) {
+  union {
+    struct cmsghdr header;
+    char room[CMSG_SPACE(sizeof(int))];
+  } control = {0};
+  char byte;
+  struct iovec bytes = {.iov_base = &byte, .iov_len = 1};
+  /* Not sizeof control: padding would leave room for a second one. */
+  struct msghdr message = {
+      .msg_iov = &bytes, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = CMSG_LEN(sizeof(int))};
+  ssize_t got = recvmsg(fd, &message, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  if (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK) return -errno;
+  const struct cmsghdr *header = got > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+  if (!header || header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS ||
+      header->cmsg_len != CMSG_LEN(sizeof(int)))
+    return -ENOMSG;
+  int descriptor;
+  memcpy(&descriptor, CMSG_DATA(header), sizeof descriptor);
+  return descriptor;
+}

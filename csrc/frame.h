@@ -9,7 +9,8 @@
  * Parsing and I/O are apart. vw_reader_feed/vw_reader_next and vw_writer_load know no socket;
  * vw_reader_fill/vw_reader_recv and vw_writer_flush add recv(2), send(2) and poll(2), and nothing
  * else, so that a worker can use them behind its filter. Both ends of the wire run this code, the
- * supervisor's against hostile workers. Needs no GIL. */
+ * supervisor's against hostile workers. vw_writer_lead and vw_peek_descriptor pass one descriptor
+ * along, once, while the worker is still trusted. Needs no GIL. */
 #ifndef VW_FRAME_H
 #define VW_FRAME_H
 
@@ -84,5 +85,13 @@ int vw_writer_load(vw_writer *writer, const void *body, size_t size, uint32_t ma
  * -EPIPE, -ECONNRESET: nobody reads. Giving up with vw_writer_torn() leaves half a frame behind. */
 int vw_writer_flush(vw_writer *writer, int fd, uint64_t deadline);
 bool vw_writer_torn(const vw_writer *writer);
+
+/* Sends the first bytes of the loaded frame with a descriptor beside them (unix(7), SCM_RIGHTS);
+ * vw_writer_flush sends the rest. 0, -EINTR (call again), or what sendmsg gave. */
+int vw_writer_lead(vw_writer *writer, int fd, int descriptor);
+
+/* The descriptor beside the next byte to be received, which stays there: a new one of ours,
+ * close-on-exec. -ENOMSG: there is none, or no byte yet. Never waits, and never takes a second. */
+int vw_peek_descriptor(int fd);
 
 #endif

@@ -51,8 +51,9 @@ def live(config: WorkerConfig, log: Logger) -> int:
     membership = join(config, descriptors)  # arena mapped, connected, handshake, slot, heartbeat
     registry = load_builtin(config, membership)  # built-in nodes; thread pool, first kernels, device
 
-    sandbox.lock_down()  # S2: the filter jobs run under, on all threads; canary
-    membership.announce_locked(registry, sandbox.report())
+    listener = sandbox.lock_down()  # S2: the filter jobs run under, on all threads; canary
+    membership.announce_locked(registry, sandbox.report(), listener)  # the kernel tells it what is denied
+    sandbox.seal()  # no descriptor leaves any more, and no filter comes on top
 
     engine = rehearse(membership, registry, log)  # once through a job, so that the first is no slower
     load_custom(config, registry, log)  # hostile from here

@@ -62,9 +62,14 @@ class Membership:
         """Take the first pages of the lease now, so that no job pays for it."""
         self.arena.prefault(self.arena.lease_offset, min(_PREFAULT, self.arena.lease_size))
 
-    def announce_locked(self, registry: Registry, report: Report) -> None:
-        """The execute filter is on. The last thing that trusted code says."""
+    def announce_locked(self, registry: Registry, report: Report, listener: int) -> None:
+        """The execute filter is on. The last thing that trusted code says; hands over the filter's listener.
+
+        Args:
+            listener: its descriptor, which is closed here; -1: there is none.
+        """
         self._handshake(
+            listener,
             phase=pb.Handshake.LOCKED,
             capabilities=self._capabilities(registry),
             sandbox=pb.SandboxReport(
@@ -79,6 +84,7 @@ class Membership:
     def announce_ready(self, registry: Registry) -> None:
         """Custom nodes are loaded: jobs may come."""
         self._handshake(
+            -1,
             phase=pb.Handshake.READY,
             capabilities=self._capabilities(registry),
             plugin_errors=[
@@ -87,14 +93,21 @@ class Membership:
             ],
         )
 
-    def _handshake(self, **fields: Any) -> None:
+    def _handshake(self, descriptor: int, **fields: Any) -> None:
         message = pb.Handshake(
             protocol_version=protocol.PROTOCOL_VERSION,
             worker_id=self.config.worker_id,
             pid=os.getpid(),
             **fields,
         )
-        self.socket.send(self.encoder.encode(handshake=message))
+        frame = self.encoder.encode(handshake=message)
+        if descriptor < 0:
+            self.socket.send(frame)
+            return
+        try:
+            self.socket.send_with(frame, descriptor)
+        finally:
+            os.close(descriptor)
 
     def _capabilities(self, registry: Registry) -> pb.Capabilities:
         assert self.device is not None

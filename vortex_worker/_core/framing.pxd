@@ -42,6 +42,8 @@ cdef extern from "frame.h" nogil:
     int vw_writer_load(vw_writer *writer, const void *body, size_t size, uint32_t max_frame)
     int vw_writer_flush(vw_writer *writer, int fd, uint64_t deadline)
     c_bool vw_writer_torn(const vw_writer *writer)
+    int vw_writer_lead(vw_writer *writer, int fd, int descriptor)
+    int vw_peek_descriptor(int fd)
 
 
 cdef class FrameReader:

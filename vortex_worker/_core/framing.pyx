@@ -2,7 +2,7 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, ENODATA, ETIMEDOUT
+from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, ENODATA, ENOMSG, ETIMEDOUT
 from libc.stdint cimport uint64_t
 from posix.unistd cimport close
 
@@ -265,6 +265,38 @@ cdef class FrameSocket:
                 stream is of no more use: every later send is a BrokenPipeError.
         """
         self.send_frame(PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), timeout)
+
+    def send_with(self, bytes body not None, int descriptor):
+        """Send one frame and, beside its first bytes, a descriptor: the receiver gets one of its own.
+
+        Waits as long as it takes. Raises as ``send``, and OSError: the descriptor can't be sent.
+        """
+        cdef int rc = -EINTR
+        self.require_open()
+        if self.sending:
+            raise RuntimeError("another thread is sending on this frame socket")
+        if vw_writer_torn(&self.writer):
+            raise BrokenPipeError("an earlier frame was cut short: nothing more can be sent")
+        if vw_writer_load(&self.writer, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), self.reader.max_frame):
+            raise ValueError(f"a frame of {len(body)} bytes: it must be 1 to {self.reader.max_frame}")
+        while rc == -EINTR:
+            PyErr_CheckSignals()
+            rc = vw_writer_lead(&self.writer, self.fd, descriptor)
+        while rc == 0 and vw_writer_torn(&self.writer):
+            rc = vw_writer_flush(&self.writer, self.fd, VW_FOREVER)
+            if rc == -EINTR:
+                PyErr_CheckSignals()
+                rc = 0
+        check(rc)
+
+    def peek_descriptor(self):
+        """The descriptor that came beside the next byte, as a new one of ours; -1: there is none.
+
+        To be asked before that byte is received: receiving it discards the descriptor.
+        """
+        self.require_open()
+        cdef int found = vw_peek_descriptor(self.fd)
+        return -1 if found == -ENOMSG else check(found)
 
     @property
     def eof(self):

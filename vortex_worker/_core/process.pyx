@@ -1,5 +1,5 @@
-"""What a zygote asks of the kernel for itself: to end with its supervisor, and to hold its memory in
-huge pages. No threads, no locks; runs in the zygote, with the GIL."""
+"""What Python has no words for. A zygote asks the kernel to end it with its supervisor and to hold its memory
+in huge pages; a supervisor sends a signal to one thread of a worker. No locks; all run with the GIL."""
 
 from libc.errno cimport errno
 from libc.stdint cimport uintptr_t
@@ -9,6 +9,12 @@ import os
 
 cdef extern from "<signal.h>" nogil:
     enum: SIGKILL
+
+cdef extern from "<sys/syscall.h>" nogil:
+    enum: SYS_tgkill
+
+cdef extern from "<unistd.h>" nogil:
+    long syscall(long number, ...)
 
 cdef extern from "<sys/prctl.h>" nogil:
     int prctl(int option, ...)
@@ -30,6 +36,11 @@ def die_with_parent():
     """
     if prctl(PR_SET_PDEATHSIG, <unsigned long>SIGKILL, 0, 0, 0) < 0:
         raise OSError(errno, os.strerror(errno))
+
+
+def signal_thread(int pid, int thread, int signal):
+    """Send a signal to one thread of a process (tgkill(2)). False: there is no such thread, or not for us."""
+    return syscall(SYS_tgkill, <long>pid, <long>thread, <long>signal) == 0
 
 
 def set_name(bytes name not None):

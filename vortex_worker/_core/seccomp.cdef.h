@@ -18,11 +18,14 @@ enum scmp_filter_attr { SCMP_FLTATR_ACT_BADARCH, SCMP_FLTATR_CTL_OPTIMIZE, ... }
 #define SCMP_ACT_KILL_PROCESS ...
 #define SCMP_ACT_NOTIFY ...
 #define __NR_SCMP_ERROR ...
+#define SCMP_ARCH_X32 ...
 
 scmp_filter_ctx seccomp_init(uint32_t default_action);
 void seccomp_release(scmp_filter_ctx ctx);
 int seccomp_attr_set(scmp_filter_ctx ctx, enum scmp_filter_attr attr, uint32_t value);
 int seccomp_syscall_resolve_name(const char *name);
+char *seccomp_syscall_resolve_num_arch(uint32_t arch_token, int num); /* the caller frees it; NULL: no such call */
+void free(void *);
 int seccomp_rule_add_array(scmp_filter_ctx ctx, uint32_t action, int syscall, unsigned int arg_cnt,
                            const struct scmp_arg_cmp *arg_array);
 

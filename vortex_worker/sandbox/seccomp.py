@@ -95,12 +95,13 @@ def load_policy(name_or_path: str | os.PathLike[str]) -> Policy:
 
 
 def compile_policy(policy: Policy, *, pid: int | None = None, notify: bool = False) -> Program:
-    """Compile a policy for this machine's architecture; calls from any other one are killed, x32 too.
+    """Compile a policy for this machine's architecture; calls of any other one meet the default, x32 too.
 
     Args:
         pid: fill ``self_pid`` in at once; None leaves it for :meth:`Program.for_pid`.
-        notify: calls that the policy doesn't mention go to the filter's listener (seccomp_unotify(2)), which
-            can name them before it kills the process; without a listener they fail with ENOSYS.
+        notify: calls that the policy doesn't mention, and those of other architectures, go to the filter's
+            listener (seccomp_unotify(2)), which can name them before it kills the process; without a listener
+            they fail with ENOSYS.
 
     Raises:
         ConfigError: libseccomp is missing, or refuses a rule.
@@ -120,7 +121,8 @@ def compile_policy(policy: Policy, *, pid: int | None = None, notify: bool = Fal
 def compile_seal() -> Program:
     """The last filter of a worker whose supervisor holds the listener: what handed it over is death now.
 
-    All else it leaves to the filters below it. Without this one, hostile code could send descriptors.
+    All else, calls of other architectures too, it leaves to the filters below it. Without this one, hostile
+    code could send descriptors.
     """
     _, lib = _library()
     with _Builder(lib.SCMP_ACT_ALLOW) as builder:
@@ -133,12 +135,13 @@ class _Builder:
     """One filter in the making. Owns libseccomp's context."""
 
     def __init__(self, default: int) -> None:
+        """``default`` is for every call that no rule matches, and for calls of other architectures."""
         self._ffi, self._lib = ffi, lib = _library()
         self._context = lib.seccomp_init(default)
         if self._context == ffi.NULL:
             raise ConfigError("libseccomp could not start a filter")
         _check(
-            lib.seccomp_attr_set(self._context, lib.SCMP_FLTATR_ACT_BADARCH, lib.SCMP_ACT_KILL_PROCESS),
+            lib.seccomp_attr_set(self._context, lib.SCMP_FLTATR_ACT_BADARCH, default),
             "arch",
         )
         _check(lib.seccomp_attr_set(self._context, lib.SCMP_FLTATR_CTL_OPTIMIZE, _BINARY_TREE), "optimize")

@@ -1,6 +1,6 @@
 """The three stages of a worker's sandbox, and the report of what holds.
 
-S0 ``isolate``, S1 ``bootstrap``, S2 ``lock_down``: each is called once, in this order, by ``main``.
+S0 ``isolate``, S1 ``bootstrap``, S2 ``lock_down`` and ``seal``: each is called once, in this order, by ``main``.
 A layer that can't be had ends the worker, unless the configuration allows less; then the report
 says what is missing. Nothing here runs after lockdown.
 """
@@ -8,12 +8,15 @@ says what is missing. Nothing here runs after lockdown.
 from __future__ import annotations
 
 import contextlib
+import errno
+import faulthandler
 import functools
 import os
+import signal
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vortex_worker._core import lockdown
 from vortex_worker.errors import ConfigError
@@ -50,14 +53,24 @@ class Report:
     enforced: bool = False
 
 
+class Programs(NamedTuple):
+    """The filters of a worker's life, compiled."""
+
+    bootstrap: seccomp.Program
+    execute: seccomp.Program  # what it denies is death at once
+    #: What it denies, a supervisor is told: execute, and what is needed to hand the listener over.
+    named: seccomp.Program | None
+    seal: seccomp.Program | None  # takes that back
+
+
 class Sandbox:
     """The sandbox of this process, built up stage by stage."""
 
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
         self._report = Report()
-        self._bootstrap: seccomp.Program | None = None
-        self._execute: seccomp.Program | None = None
+        self._programs: Programs | None = None
+        self._listening = False
 
     def isolate(self) -> Descriptors:
         """S0. Open the arena; close everything else; give up session, capabilities and limits.
@@ -73,7 +86,7 @@ class Sandbox:
         # system calls that no filter here allows; and there is nothing of a worker's in a home.
         os.environ["HOME"] = "/nonexistent"
         if seccomp.available():
-            self._bootstrap, self._execute = programs(config.seccomp_policy)
+            self._programs = programs(config.seccomp_policy, config.name_denials)
         else:
             self._give_up("this system has no seccomp")
         descriptors = _open_descriptors(config)
@@ -101,25 +114,57 @@ class Sandbox:
                 self._report.landlock_abi = lockdown.landlock_restrict(rules)
         else:
             self._give_up("this kernel has no Landlock: files can't be restricted")
-        if self._bootstrap is not None:
+        if self._programs is not None:
             with self._layer("seccomp-bootstrap"):
-                lockdown.install_filter(self._bootstrap.for_pid(os.getpid()).code, all_threads=False)
+                _install(self._programs.bootstrap, all_threads=False)
 
-    def lock_down(self) -> None:
+    def lock_down(self) -> int:
         """S2. The filter that jobs run under, on every thread at once; then try what must fail.
+
+        Returns:
+            the filter's listener, to be sent to the supervisor and closed before ``seal``; -1: there is none.
 
         Raises:
             SandboxError: the kernel refuses the filter, or the canary got through.
         """
-        if self._execute is not None:
+        listener = -1
+        if self._programs is not None:
             with self._layer("seccomp-execute"):
-                lockdown.install_filter(self._execute.for_pid(os.getpid()).code, all_threads=True)
-            self._report.policy = self._execute.name
-            self._report.filter_hash = self._execute.sha256
+                listener = self._install_execute(self._programs)
+            self._report.policy = self._programs.execute.name
+            self._report.filter_hash = self._programs.execute.sha256
         if self._report.landlock_abi:
             with self._layer("canary"):
                 lockdown.canary(_CANARY)
         self._report.enforced = {"landlock", "seccomp-execute", "canary"} <= set(self._report.layers)
+        return listener
+
+    def _install_execute(self, programs: Programs) -> int:
+        if programs.named is not None:
+            try:
+                listener = _install(programs.named, all_threads=True, listener=True)
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                # Somebody outside (a container's manager) has a listener already, and there can be but one.
+            else:
+                # The supervisor asks by this signal where the denied call came from, before it kills us.
+                faulthandler.register(signal.SIGSYS, all_threads=False)
+                self._report.layers.append("listener")
+                self._listening = True
+                return listener
+        _install(programs.execute, all_threads=True)
+        return -1
+
+    def seal(self) -> None:
+        """S2, its end: what handed the listener over is denied from now on.
+
+        Raises:
+            SandboxError: the kernel refuses the filter.
+        """
+        if self._listening and self._programs is not None and self._programs.seal is not None:
+            with self._layer("seal"):
+                _install(self._programs.seal, all_threads=True)
 
     def report(self) -> Report:
         """What holds."""
@@ -146,15 +191,29 @@ def readable(folders: tuple[str, ...]) -> list[tuple[bytes, int]]:
 
 
 @functools.cache  # a zygote compiles them before it forks
-def programs(policy: str) -> tuple[seccomp.Program, seccomp.Program]:
+def programs(policy: str, name_denials: bool) -> Programs:
     """The filters of start-up and of jobs, for the policy of that name or file.
+
+    Where filters disagree, the kernel takes the strictest answer, and among equals the newest filter's. So if a
+    listener is to hear of denied calls, the bootstrap filter must not kill by itself: before the lockdown, when
+    only trusted code runs, what it denies fails with ENOSYS.
 
     Raises:
         ConfigError: it can't be read, or is malformed.
     """
     execute = seccomp.load_policy(policy)
     bootstrap = seccomp.load_policy("bootstrap").including(execute)
-    return seccomp.compile_policy(bootstrap), seccomp.compile_policy(execute)
+    first = seccomp.compile_policy(bootstrap, notify=name_denials)
+    second = seccomp.compile_policy(execute)
+    if not name_denials:
+        return Programs(first, second, None, None)
+    handing_over = execute.including(seccomp.load_policy("handover"))
+    return Programs(first, second, seccomp.compile_policy(handing_over, notify=True), seccomp.compile_seal())
+
+
+def _install(program: seccomp.Program, *, all_threads: bool, listener: bool = False) -> int:
+    found = lockdown.install_filter(program.for_pid(os.getpid()).code, all_threads=all_threads, listener=listener)
+    return -1 if found is None else found
 
 
 def _open_descriptors(config: WorkerConfig) -> Descriptors:

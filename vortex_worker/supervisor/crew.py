@@ -11,12 +11,14 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from vortex_worker._core.process import signal_thread
 from vortex_worker._core.slots import monotonic_ns
 from vortex_worker.errors import (
     Cancelled,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vortex_worker")
 
+_LAST_WORDS = 0.05  # s that a worker has to say where its denied call came from
 _TICK = 0.5  # s between looks at heartbeats and pending releases
 _BAD_CONFIG = 2  # a worker's exit status when its settings are wrong: no use to try again
 
@@ -390,6 +393,8 @@ class Crew:
             link.kill()  # it may have closed the socket and live on; on_exit follows either way
 
     def _handle(self, link: WorkerLink, packet: pb.ControlPacket) -> None:
+        if link.denial is not None:
+            return  # whatever it says after that
         kind = packet.WhichOneof("body")
         if kind == "job_result":
             self._take_result(link, packet.job_result)
@@ -398,6 +403,8 @@ class Crew:
         elif kind == "handshake":
             with self._lock:
                 link.shake_hands(packet.handshake)
+                if link.stage is Stage.LOCKED and link.listener is not None:
+                    self.loop.add_reader(link.listener.fd, self._on_denied, link)
                 if link.stage is Stage.READY:
                     self._starts.succeeded()
                     link.memory = link.process.memory()
@@ -454,6 +461,26 @@ class Crew:
         task.job.state = JobState.QUEUED
         self._scheduler.add(task, first=True)
 
+    def _on_denied(self, link: WorkerLink) -> None:
+        """The kernel holds back a call of this worker, which dies of it."""
+        assert link.listener is not None
+        denial = link.listener.receive()
+        if denial is None:
+            if not link.process.runs():
+                self.loop.remove_reader(link.listener.fd)  # it hung up, and on_exit follows
+        elif link.denial is None:
+            link.denial = denial
+            link.dying = True
+            log.warning("worker %s is killed: its sandbox denied it %s", link.worker_id, denial)
+            # Where was it? Its fault handler writes that to its log, and the kernel restarts the call: then, or
+            # when it does not answer, for the handler is only its own, it dies.
+            if signal_thread(link.process.pid, denial.thread, signal.SIGSYS):
+                self.loop.call_later(_LAST_WORDS, link.kill)
+            else:
+                link.kill()
+        else:
+            link.kill()
+
     def _give_up(self, link: WorkerLink, why: str) -> None:
         """Kill a worker that broke the rules or does not answer. ``on_exit`` does the rest."""
         if link.alive and not link.fault:
@@ -469,11 +496,13 @@ class Crew:
             self.loop.remove_reader(link.process.pidfd)
             if self._nursery is not None and not self._nursery.knows_end(link):
                 return  # the zygote is about to say how it ended, and then calls this again
-        for fd in (link.fileno(), link.process.log_fd):
-            self.loop.remove_reader(fd)
+        for fd in (link.fileno(), link.process.log_fd, link.listener.fd if link.listener else -1):
+            if fd >= 0:
+                self.loop.remove_reader(fd)
         link.dying = True
         self._last_words(link)
         status = link.process.reap()
+        link.read_rest()  # where a denied call came from
         with self._lock:
             was_ready = link.stage is Stage.READY
             task, link.task = link.task, None
@@ -506,16 +535,16 @@ class Crew:
                 log.info("worker %s: %s; starting another", link.worker_id, describe_exit(status))
                 self._launch(link.index)
                 return
-            why = link.fault or describe_exit(status)
+            why = link.fault or (f"was denied {link.denial}" if link.denial else describe_exit(status))
             said = "\n".join(link.log_tail)
             why = f"worker {link.worker_id} {why}" + (f"; it wrote:\n{said}" if said else "")
-            self._start_failed(link.index, why, 1 if link.fault else status)
+            self._start_failed(link.index, why, 1 if link.fault or link.denial else status)
 
     def _last_words(self, link: WorkerLink) -> None:
         """Results that were sent before the death still count."""
         try:
             for packet in link.receive():
-                if packet.WhichOneof("body") == "job_result" and not link.fault:
+                if packet.WhichOneof("body") == "job_result" and not link.fault and link.denial is None:
                     self._take_result(link, packet.job_result)
         except (JobError, OSError):
             pass  # its death is reported anyway

@@ -124,6 +124,7 @@ class Fabric:
             threads=max(1, cpus // workers) if threads is None else threads,
             memory_limit=memory_limit,
             log_level=log_level,
+            name_denials=True,
             allow_unsandboxed=allow_unsandboxed,
         )
         self._memory = Memory(client_size, lease_size, 2 * (workers + standby) + _SPARE_LEASES)

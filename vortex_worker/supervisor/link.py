@@ -21,6 +21,7 @@ from vortex_worker.errors import LaunchError, ProtocolError
 from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
 from vortex_worker.logging import LEVELS, LineReader
+from vortex_worker.supervisor.denial import Denial, Listener
 
 if TYPE_CHECKING:
     from vortex_worker._core.arena import Arena
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from vortex_worker.supervisor.task import Task
 
 _SEND_TIMEOUT = 2.0  # s; a worker that doesn't read for so long is broken
+_FILTERS = 2  # bootstrap and execute; beside a listener also the seal
 _LOG_TAIL = 40  # lines kept, to explain a failed start
 log = logging.getLogger("vortex_worker.worker")
 
@@ -65,6 +67,8 @@ class WorkerLink:
         self.dropped_objects: deque[int] = deque()
         self.log_tail: deque[str] = deque(maxlen=_LOG_TAIL)
         self.fault = ""  # why the supervisor gave it up, if it did
+        self.listener: Listener | None = None
+        self.denial: Denial | None = None  # the call that it was denied, and dies of
         self.dying = False  # it is being killed, or has hung up: it gets no more jobs
         self.active = False  # it is given jobs; else it stands by
         self.activity = (0, 0)  # last seen count of the slot, and since when, ns
@@ -123,6 +127,11 @@ class WorkerLink:
             ProtocolError: bytes that are no packets.
             OSError: the connection broke.
         """
+        if self.stage is Stage.JOINED and self.listener is None:
+            # Still trusted: what comes next is its LOCKED handshake, and the listener beside its first byte.
+            descriptor = self._socket.peek_descriptor()
+            if descriptor >= 0:
+                self.listener = Listener(descriptor)
         return [protocol.decode(body) for body in self._socket.poll()]
 
     @property
@@ -164,13 +173,15 @@ class WorkerLink:
             )
             self.stage = Stage.JOINED
         elif message.phase == phases.LOCKED:
-            self.verdict = self.process.verify()
-            if not self.verdict.holds and not self.config.allow_unsandboxed:
-                raise LaunchError(f"the kernel does not confirm the worker's sandbox: {self.verdict}")
             self.report = message.sandbox
+            if (self.listener is None) == ("listener" in self.report.layers):
+                raise ProtocolError("its report and the descriptor beside it disagree about a listener")
             self.capabilities = message.capabilities
             self.stage = Stage.LOCKED
         else:
+            self.verdict = self.process.verify()
+            if not self.verdict.holds(_FILTERS + bool(self.listener)) and not self.config.allow_unsandboxed:
+                raise LaunchError(f"the kernel does not confirm the worker's sandbox: {self.verdict}")
             self.capabilities = message.capabilities
             self.plugin_errors = list(message.plugin_errors)
             self.stage = Stage.READY
@@ -184,6 +195,12 @@ class WorkerLink:
         if data:
             self._lines.feed(data)
         return bool(data)
+
+    def read_rest(self) -> None:
+        """Pass on all that is left of the log of a process that has ended."""
+        for _ in range(16):  # at most 1 MiB: a grandchild can't exist, but be bounded
+            if self.process.log_fd < 0 or not self.read_log():
+                break
 
     def _log_line(self, line: str) -> None:
         self.log_tail.append(line)
@@ -217,7 +234,7 @@ class WorkerLink:
                 "layers": list(self.report.layers),
                 "landlock_abi": self.report.landlock_abi,
                 "filter_sha256": self.report.filter_hash,
-                "enforced": bool(verdict and verdict.holds),
+                "enforced": bool(verdict and verdict.holds(_FILTERS + bool(self.listener))),
                 "kernel": verdict._asdict() if verdict else None,
             },
         }
@@ -227,11 +244,11 @@ class WorkerLink:
     def close(self) -> None:
         """Mark it gone and give back socket and descriptors. The process must have been reaped."""
         self.stage = Stage.GONE
-        for _ in range(16):  # what is left in the pipe, at most 1 MiB: a grandchild can't exist, but be bounded
-            if self.process.log_fd < 0 or not self.read_log():
-                break
+        self.read_rest()
         self._lines.close()
         self._socket.close()
+        if self.listener is not None:
+            self.listener.close()
         self.process.close()
         self.slot.clear()
         self.slot.set_status(FREE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -41,10 +42,9 @@ class Verdict(NamedTuple):
     no_new_privs: bool
     capabilities: int  # effective capabilities, as a bit set
 
-    @property
-    def holds(self) -> bool:
-        """Both filters and the rest are in force."""
-        return self.seccomp == 2 and self.filters >= 2 and self.no_new_privs and self.capabilities == 0
+    def holds(self, filters: int) -> bool:
+        """At least so many filters, and the rest, are in force."""
+        return self.seccomp == 2 and self.filters >= filters and self.no_new_privs and self.capabilities == 0
 
 
 class Channels:
@@ -142,6 +142,12 @@ class WorkerProcess:
         except OSError:
             return 0
         return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
+
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return not poll.poll(0)
 
     def kill(self) -> None:
         """SIGKILL, through the pidfd: never another process that got the same number."""

@@ -9,6 +9,8 @@ from vortex_worker.errors import JobError, SandboxViolation, VortexError, Worker
 from vortex_worker.supervisor.process import describe_exit
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from vortex_worker.supervisor.link import WorkerLink
     from vortex_worker.supervisor.task import Task
 
@@ -28,10 +30,26 @@ def explain_death(task: Task, link: WorkerLink, status: int | None) -> tuple[Vor
     if link.fault:
         details["fault"] = link.fault
         return WorkerLost(f"{what} was given up: {link.fault}", details), True
-    if status == -signal.SIGSYS:
+    if link.denial is not None:
+        details |= link.denial.details()
+        where = traceback_of(link.log_tail)
+        if where:
+            details["traceback"] = where
         return (
             SandboxViolation(
-                f"{what} was killed by its sandbox: it made a system call that policy {link.report.policy!r} denies",
+                f"{what} was killed by its sandbox: policy {link.report.policy!r} denies {link.denial}"
+                + (f"; at\n{where}" if where else ""),
+                details,
+                retryable=False,
+            ),
+            False,
+        )
+    if status == -signal.SIGSYS:
+        # Not told by a listener: there is none, or it was one of the two calls that handed the listener over.
+        which = "sendmsg or seccomp" if link.listener else "a system call"
+        return (
+            SandboxViolation(
+                f"{what} was killed by its sandbox: policy {link.report.policy!r} denies {which}",
                 details,
                 retryable=False,
             ),
@@ -50,6 +68,20 @@ def explain_death(task: Task, link: WorkerLink, status: int | None) -> tuple[Vor
             )
             return error, False
     return WorkerLost(f"{what} was lost: {describe_exit(status)}", details), True
+
+
+def traceback_of(lines: Iterable[str]) -> str:
+    """The stack that a worker's fault handler wrote last, innermost call first; "" if there is none.
+
+    The worker's own word: it may be wrong, and is only for the reader.
+    """
+    found: list[str] = []
+    for line in lines:
+        if line.startswith(("Current thread 0x", "Stack (most recent call first)")):
+            found = []
+        elif line.startswith('  File "'):
+            found.append(line)
+    return "\n".join(found)
 
 
 def exhausted(error: VortexError, task: Task) -> VortexError:
