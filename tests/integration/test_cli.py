@@ -55,7 +55,7 @@ def test_run_json_tells_outputs_nodes_and_the_sandbox_in_force(digits, tmp_path)
     assert all(set(node) == {"id", "class_type", "worker", "ms"} for node in report["nodes"])
     (worker,) = report["workers"]
     assert worker["sandbox"]["enforced"] is True
-    assert worker["sandbox"]["kernel"] == {"seccomp": 2, "filters": 2, "no_new_privs": True, "capabilities": 0}
+    assert worker["sandbox"]["kernel"] == {"seccomp": 2, "filters": 3, "no_new_privs": True, "capabilities": 0}
 
 
 def test_run_for_people_shows_each_node_and_where_the_picture_went(digits, tmp_path):

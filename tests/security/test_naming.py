@@ -149,4 +149,14 @@ def test_the_seal_decides_two_calls_only() -> None:
     machine = bpf.Machine(seccomp.compile_seal().code)
     dead = {nr for nr in range(1024) if machine.decide(nr)[0] != "allow"}
     assert dead == {number("sendmsg"), number("seccomp")}
-    assert machine.decide(number("read"), arch=bpf.I386) == ("kill_process", 0)
+
+
+def test_calls_of_other_architectures_are_told_too() -> None:
+    """The seal, which has no listener, leaves them to the filter that has."""
+    seal, execute = (
+        bpf.Machine(program.code)
+        for program in (seccomp.compile_seal(), seccomp.compile_policy(seccomp.load_policy("execute"), notify=True))
+    )
+    for call, arch in ((number("read"), bpf.I386), (number("sendmsg") | bpf.X32_BIT, bpf.NATIVE), (-1, bpf.NATIVE)):
+        assert seal.decide(call, arch=arch)[0] == "allow"
+        assert execute.decide(call, arch=arch)[0] == "notify"

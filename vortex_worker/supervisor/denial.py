@@ -26,13 +26,13 @@ _X32 = 0x4000_0000
 class Denial(NamedTuple):
     """One denied call."""
 
-    call: str  # its name; "call 1234" where it has none
+    call: str  # its name; "unknown(1234)" where it has none
     number: int
     args: tuple[int, ...]  # the six registers, whatever the call makes of them
     thread: int  # which made it
 
     def __str__(self) -> str:
-        return f"{self.call}({', '.join(map(_argument, self.args))}), number {self.number}"
+        return f"{self.call} (system call {self.number}, registers {', '.join(map(_argument, self.args))})"
 
     def details(self) -> dict[str, str]:
         """For a job's error."""
@@ -84,7 +84,7 @@ def _name(number: int, arch: int) -> str:
     wide = number & _X32 and number != 0xFFFF_FFFF
     found = lib.seccomp_syscall_resolve_num_arch(lib.SCMP_ARCH_X32 if wide else arch, _signed(number))
     if found == ffi.NULL:
-        return f"call {_signed(number)}"
+        return f"unknown({_signed(number)})"
     try:
         return str(ffi.string(found), "ascii")
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from vortex_worker.supervisor.link import WorkerLink
     from vortex_worker.supervisor.task import Task
 
+_CALLERS = ("runner.py", "folder.py")  # they call into nodes: from there on the stack is ours
 _FAULTS = (-signal.SIGSEGV, -signal.SIGBUS)
 
 
@@ -38,7 +40,7 @@ def explain_death(task: Task, link: WorkerLink, status: int | None) -> tuple[Vor
         return (
             SandboxViolation(
                 f"{what} was killed by its sandbox: policy {link.report.policy!r} denies {link.denial}"
-                + (f"; at\n{where}" if where else ""),
+                + (f"; called from\n{where}" if where else ""),
                 details,
                 retryable=False,
             ),
@@ -71,16 +73,19 @@ def explain_death(task: Task, link: WorkerLink, status: int | None) -> tuple[Vor
 
 
 def traceback_of(lines: Iterable[str]) -> str:
-    """The stack that a worker's fault handler wrote last, innermost call first; "" if there is none.
+    """The node's part of the stack that a worker's fault handler wrote last, innermost call first; or "".
 
     The worker's own word: it may be wrong, and is only for the reader.
     """
     found: list[str] = []
+    ours = False
     for line in lines:
         if line.startswith(("Current thread 0x", "Stack (most recent call first)")):
-            found = []
+            found, ours = [], False
         elif line.startswith('  File "'):
-            found.append(line)
+            ours = ours or any(f"{os.sep}executor{os.sep}{name}\"" in line for name in _CALLERS)
+            if not ours:
+                found.append(line)
     return "\n".join(found)
 
 
