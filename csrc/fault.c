@@ -9,12 +9,16 @@
 /* Enough for the widest register state (AMX: 11 KiB) and a previous handler that prints. */
 #define STACK_SIZE ((size_t)64 << 10)
 
+/* Those of which a process dies by its own doing, and for which Python's faulthandler prints. */
+static const int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
+#define COUNT (sizeof SIGNALS / sizeof *SIGNALS)
+
 static struct {
   vw_slot *slot;
   vw_fault_region regions[VW_FAULT_REGIONS];
   size_t count;
   bool installed;
-  struct sigaction segv, bus; /* who was there before */
+  struct sigaction before[COUNT]; /* who was there before */
 } target;
 
 static void record(int signal, uintptr_t address) {
@@ -28,20 +32,20 @@ static void record(int signal, uintptr_t address) {
 }
 
 /* Any thread, on the alternate stack if it has one, at any instruction. SA_RESETHAND has put the
- * default action back by now, so that returning repeats the fault and dies of it. */
+ * default action back by now, so that returning repeats the fault and dies of it; so does what the
+ * handler before us raises. */
 static void handle(int signal, siginfo_t *info, void *context) {
   bool from_kernel = info->si_code > 0; /* else someone's kill(): no address, and nothing to repeat */
-  if (from_kernel) record(signal, (uintptr_t)info->si_addr);
-  const struct sigaction *before = signal == SIGSEGV ? &target.segv : &target.bus;
-  if (before->sa_handler == SIG_DFL) {
-    volatile uintptr_t nowhere = 64; /* page 0 is never mapped; raise() would need tgkill */
-    if (!from_kernel) *(volatile int *)nowhere = 0;
-    return;
+  if (from_kernel && (signal == SIGSEGV || signal == SIGBUS)) record(signal, (uintptr_t)info->si_addr);
+  const struct sigaction *before = target.before;
+  for (size_t i = 0; i < COUNT; i++)
+    if (SIGNALS[i] == signal) before = &target.before[i];
+  if (before->sa_handler != SIG_DFL) {
+    if (before->sa_flags & SA_SIGINFO) before->sa_sigaction(signal, info, context);
+    else before->sa_handler(signal);
   }
-  sigaction(signal, before, NULL);
-  if (from_kernel || before->sa_handler == SIG_IGN) return;
-  if (before->sa_flags & SA_SIGINFO) before->sa_sigaction(signal, info, context);
-  else before->sa_handler(signal);
+  volatile uintptr_t nowhere = 64; /* page 0 is never mapped; raise() may need more than a filter allows */
+  if (!from_kernel && signal != SIGABRT) *(volatile int *)nowhere = 0;
 }
 
 static int need_stack(void) {
@@ -69,11 +73,11 @@ int vw_fault_install(vw_slot *slot, const vw_fault_region *regions, size_t count
   struct sigaction action = {.sa_flags = SA_SIGINFO | SA_ONSTACK | (int)SA_RESETHAND};
   action.sa_sigaction = handle;
   sigemptyset(&action.sa_mask);
-  if (sigaction(SIGSEGV, &action, &target.segv) < 0) return -errno;
-  if (sigaction(SIGBUS, &action, &target.bus) < 0) {
-    rc = -errno;
-    sigaction(SIGSEGV, &target.segv, NULL);
-    return rc;
+  for (size_t i = 0; i < COUNT; i++) {
+    if (sigaction(SIGNALS[i], &action, &target.before[i]) < 0) return -errno;
+    bool of_memory = SIGNALS[i] == SIGSEGV || SIGNALS[i] == SIGBUS;
+    bool idle = target.before[i].sa_handler == SIG_DFL && !of_memory; /* nothing to record, nobody to call */
+    if (idle || target.before[i].sa_handler == SIG_IGN) sigaction(SIGNALS[i], &target.before[i], NULL);
   }
   target.installed = true;
   return 0;

@@ -4,9 +4,9 @@
  * The one file with static state, since a signal handler gets no user data. The static library is
  * linked into several extensions: only `lockdown` may call this.
  *
- * The worker installs it before lockdown. In the handler there are only stores, clock_gettime and,
- * where someone else had a handler before, rt_sigaction: with none before (the usual worker) the
- * handler makes no system call that a filter could take amiss. */
+ * The worker installs it before lockdown. In the handler there are only stores and clock_gettime, and
+ * what Python's faulthandler, which was there before, does on its way: no handler is installed after
+ * lockdown, so a filter need not allow it. */
 #ifndef VW_FAULT_H
 #define VW_FAULT_H
 
@@ -23,10 +23,11 @@ typedef struct {
   uint64_t offset; /* of `address` in the arena */
 } vw_fault_region;
 
-/* Handles SIGSEGV and SIGBUS from now on, on an alternate stack of the calling thread's own (other
- * threads: on the stack they have). A fault inside a region is recorded in the slot; then, as with any
- * other, the handlers that were there before get the signal, or it kills. A second call replaces slot
- * and regions only. 0, -EINVAL (too many regions), or -errno. */
+/* Handles SIGSEGV, SIGBUS, SIGFPE, SIGILL and SIGABRT from now on, on an alternate stack of the calling
+ * thread's own (other threads: on the stack they have). A fault inside a region is recorded in the slot;
+ * then, as with any other, the handler that was there before is called once, and the signal kills. One
+ * that was ignored stays so, and the last three are left alone where nobody handled them. A second call replaces slot and regions only. 0, -EINVAL (too many regions),
+ * or -errno. */
 int vw_fault_install(vw_slot *slot, const vw_fault_region *regions, size_t count);
 
 #endif

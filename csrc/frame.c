@@ -1,13 +1,13 @@
 #include "frame.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 
 #include "clock.h"
+#include "wait.h"
 
 /* The only two places where a length is written or read as bytes. */
 static uint32_t load_u32le(const uint8_t *at) {
@@ -33,7 +33,7 @@ static int wait_ready(int fd, short events, uint64_t deadline) {
     uint64_t ms = (deadline - now + 999999u) / 1000000u;
     timeout_ms = ms > 86400000u ? 86400000 : (int)ms;
   }
-  int ready = poll(&entry, 1, timeout_ms);
+  int ready = vw_poll(&entry, 1, timeout_ms);
   if (ready < 0) return -errno;
   if (ready > 0 && (entry.revents & POLLNVAL)) return -EBADF;
   return 0; /* after a time-out the caller's next try finds nothing, and comes back to the clock */

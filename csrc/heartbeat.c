@@ -1,13 +1,13 @@
 #include "heartbeat.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
 #include "clock.h"
+#include "wait.h"
 
 /* The loop below takes some hundred bytes. The rest is what glibc puts on a thread's stack by itself:
  * thread-local storage of every library loaded, which the minimum it names includes. */
@@ -29,7 +29,7 @@ static void *beat(void *argument) {
       /* Counted from now: after a SIGSTOP, missed beats are not made up for. */
       next = now + interval;
     }
-    int ready = poll(watched, 2, (int)((next - now + 999999u) / 1000000u));
+    int ready = vw_poll(watched, 2, (int)((next - now + 999999u) / 1000000u));
     if (ready <= 0) continue;
     /* POLLNVAL: a node closed the control socket. Nothing more will come through it either. */
     if (watched[0].revents & (POLLHUP | POLLRDHUP | POLLERR | POLLNVAL)) _exit(0);

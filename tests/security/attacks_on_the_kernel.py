@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import mmap
@@ -124,10 +125,9 @@ def let_others_trace(world: World) -> bool:
     return reaches_the_kernel("prctl", 0x59616D61, 1, 0, 0, 0)
 
 
-@attack(KILLED, WORKS)
+@attack(raised("ValueError: not allowed to raise maximum limit"), WORKS)  # Python's words for EPERM
 def raise_a_limit(world: World) -> bool:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard), hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     return True
 
 
@@ -149,8 +149,9 @@ def type_into_the_terminal_with_a_garbage_high_word(world: World) -> bool:
 
 @attack(KILLED, WORKS)
 def handle_the_filters_signal(world: World) -> bool:
-    """KILL_PROCESS asks no handler."""
-    signal.signal(signal.SIGSYS, signal.SIG_IGN)
+    """KILL_PROCESS asks no handler, and none can be installed."""
+    with contextlib.suppress(PermissionError):
+        signal.signal(signal.SIGSYS, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGSYS])
     return syscall("getpgid", 0) > 0
 

@@ -125,7 +125,7 @@ def test_never_allowed(policy: Policy, machine: bpf.Machine) -> None:
     assert found > 60
 
 
-@pytest.mark.parametrize(("narrow", "wide"), [("execute", "bootstrap"), ("strict", "execute")])
+@pytest.mark.parametrize(("narrow", "wide"), [("execute", "bootstrap"), ("strict", "bootstrap")])
 def test_wider_policy_allows_all_of_the_narrower(narrow: str, wide: str) -> None:
     """Filters add up, so what bootstrap kills stays killed: the rest it must allow, or refuse softly."""
     inner, outer = seccomp.load_policy(narrow), seccomp.load_policy(wide)
@@ -227,7 +227,7 @@ def test_open(execute: bpf.Machine, bootstrap: bpf.Machine, flags: int, expected
     for machine in (execute, bootstrap):
         assert call(machine, "openat", AT_FDCWD, 0x1234, flags) == expected
         if platform.machine() == "x86_64":
-            assert call(machine, "open", 0x1234, flags) == expected
+            assert call(machine, "open", 0x1234, flags) == (DEAD if machine is execute else DENIED)  # of old
 
 
 @pytest.mark.parametrize(
@@ -280,6 +280,9 @@ def test_signals_go_to_this_process_only(execute: bpf.Machine) -> None:
     assert call(execute, "tgkill", GARBAGE | PID, PID, 6) == LIVE
     for other in (PID + 1, 0, 1, -1, SELF_PID):
         assert call(execute, "tgkill", other, PID, 6) == DEAD
+    assert call(execute, "tgkill", PID, PID, 11) == ("errno", errno.EPERM)
+    for signal in (0, 1, 2, 9, 10, 12, 15, 19, 31, 64):  # none that could take a thread out of a denied call
+        assert call(execute, "tgkill", PID, PID, signal) == DEAD
 
 
 def test_a_program_that_was_not_filled_in_matches_no_process() -> None:
@@ -325,15 +328,13 @@ def test_terminal_injection(execute: bpf.Machine, bootstrap: bpf.Machine) -> Non
         assert call(bootstrap, "ioctl", 0, word) == ("errno", errno.ENOTTY)
 
 
-def test_limits_are_read_only(execute: bpf.Machine) -> None:
-    assert call(execute, "prlimit64", 0, 7, 0, 0x1000) == LIVE
-    for args in ((0, 7, 0x1000, 0), (0, 7, 1 << 40, 0), (1, 7, 0, 0x1000)):
-        assert call(execute, "prlimit64", *args) == DEAD
+def test_limits_stay(execute: bpf.Machine) -> None:
+    for args in ((0, 7, 0, 0x1000), (0, 7, 0x1000, 0), (0, 7, 1 << 40, 0), (1, 7, 0, 0x1000)):
+        assert call(execute, "prlimit64", *args) == ("errno", errno.EPERM)
 
 
 def test_soft_answers(execute: bpf.Machine) -> None:
     assert call(execute, "clone3", 0x1000, 88) == ("errno", errno.ENOSYS)
-    assert call(execute, "openat2", 3, 0x1000, 0x1000, 24) == ("errno", errno.ENOSYS)
     assert call(execute, "mremap", 0x1000, 4096, 8192, 1) == ("errno", errno.ENOMEM)
     assert call(execute, "mprotect", 0x1000, 4096, 7) == LIVE
     assert call(execute, "mprotect", 0x1000, 4096, 5) == DENIED
@@ -341,7 +342,8 @@ def test_soft_answers(execute: bpf.Machine) -> None:
 
 
 def test_prctl(execute: bpf.Machine, bootstrap: bpf.Machine) -> None:
-    assert call(execute, "prctl", 15, 0x1000) == LIVE
+    assert call(execute, "prctl", 15, 0x1000) == ("errno", errno.EPERM)
+    assert call(bootstrap, "prctl", 15, 0x1000) == LIVE
     for option in (
         4,
         22,

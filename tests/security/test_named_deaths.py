@@ -33,9 +33,7 @@ def death(fabric: vw.Fabric, how: str) -> SandboxViolation:
     return caught.value
 
 
-@pytest.mark.parametrize(
-    "how", ["plain", "thread", "ignored", "handled", "blocked", "descriptors", "slot", "a result"]
-)
+@pytest.mark.parametrize("how", ["plain", "thread", "ignored", "handled", "blocked", "descriptors", "slot", "a result"])
 def test_it_is_named(fabric: vw.Fabric, how: str) -> None:
     error = death(fabric, how)
     assert error.details["syscall"] == "getpgid"

@@ -15,14 +15,21 @@ pytestmark = pytest.mark.skipif(not supported(), reason="this machine lacks secc
 torch = pytest.importorskip("torch")
 
 #: What the strict policy takes away on purpose: whatever needs a file.
-NEEDS_FILES = {"safetensors_by_path", "torch_load", "a_custom_node", "the_standard_library"}
+NEEDS_FILES = {
+    "safetensors_by_path", "torch_load", "a_custom_node", "the_standard_library",
+    "memory_mapped_files", "looking_around",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("models"))
+
+
+def make_folder(folder: Path) -> Path:
+    """Fill a folder with what the workload reads."""
     import safetensors.torch
 
-    folder = tmp_path_factory.mktemp("models")
     safetensors.torch.save_file({"a": torch.ones(8, 8)}, folder / "model.safetensors")
     torch.save({"a": torch.ones(8, 8)}, folder / "model.pt")
     (folder / "node_pack.py").write_text("import math, torch\ndef double(x):\n    return 2 * x\n")

@@ -1,19 +1,22 @@
 """An ordinary worker's day, run by test_workload.py as a program of its own.
 
 usage: workload.py FOLDER POLICY    (FOLDER holds model.safetensors, model.pt, node_pack.py)
+       workload.py FOLDER           for test_needs.py
 
 It imports torch and all the rest under Landlock and the bootstrap filter, locks down with POLICY, and goes
 to work. What each piece of work gave is printed as one JSON object; work that dies is the last one named on
-stderr.
+stderr. Without POLICY it imports, and forks a child under locks of their own for each line of its input.
 """
 
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import io
 import json
 import os
 import select
+import signal
 import sys
 import threading
 import time
@@ -21,12 +24,17 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from socket import socketpair
 from typing import Any
 
 import pytest
 
 from vortex_worker._core import lockdown
+from vortex_worker._core.arena import Arena
+from vortex_worker._core.framing import FrameSocket
+from vortex_worker._core.slots import Slot
 from vortex_worker.sandbox import landlock, seccomp
+from vortex_worker.sandbox.policy import Policy
 from vortex_worker.sandbox.preload import preload
 
 JOBS: dict[str, Callable[[Path], Any]] = {}
@@ -209,8 +217,7 @@ def threads(folder: Path) -> None:
 @job
 def waiting(folder: Path) -> None:
     time.sleep(0.001)
-    assert select.poll().poll(1) == []
-    assert select.select([], [], [], 0.001) == ([], [], [])
+    assert not threading.Event().wait(0.001)
 
 
 @job
@@ -238,6 +245,171 @@ def callbacks(folder: Path) -> None:
 
 
 @job
+def the_control_socket(folder: Path) -> None:
+    """Frames, and waiting for them, as the event loop does."""
+    with CONTROL[0], CONTROL[1]:
+        CONTROL[0].send(b"job")
+        assert CONTROL[1].recv(timeout=1) == b"job"
+        with pytest.raises(TimeoutError):
+            CONTROL[0].recv(timeout=0.001)
+
+
+@job
+def time_spent(folder: Path) -> None:
+    assert time.process_time() >= 0
+    assert time.thread_time() >= 0
+
+
+@job
+def a_stop_and_a_continue(folder: Path) -> None:
+    """The parent stops this process while it waits: the wait is resumed, and no longer for it."""
+    print("stop me", file=sys.stderr, flush=True)
+    begun = time.monotonic()
+    threading.Event().wait(0.1)
+    assert time.monotonic() - begun >= 0.1
+    print("stop me", file=sys.stderr, flush=True)
+    ctypes.CDLL(None).usleep(100_000)  # cut short: who sleeps this way has to look at the clock
+
+
+@job
+def memory_mapped_files(folder: Path) -> None:
+    import numpy as np
+
+    path = folder / "node_pack.py"
+    assert np.memmap(path, np.uint8, mode="c").size == path.stat().st_size
+    with pytest.raises(PermissionError):
+        np.memmap(path, np.uint8, mode="r")
+    with open(os.dup(os.open(path, os.O_RDONLY))) as file:
+        assert not os.get_inheritable(file.fileno())
+        assert os.pread(file.fileno(), 6, 0) == b"import"
+
+
+@job
+def looking_around(folder: Path) -> None:
+    assert os.listdir(folder)
+    assert os.access(folder / "model.pt", os.R_OK)
+    assert os.access(folder / "model.pt", os.R_OK, effective_ids=True)
+    assert os.path.samefile(os.path.realpath(folder), folder)
+    with pytest.raises(OSError, match="Invalid argument"):  # it is no link, and that was looked at
+        os.readlink(folder / "model.pt")
+    with pytest.raises(OSError, match="Invalid argument"):
+        os.readlink("model.pt", dir_fd=os.open(folder, os.O_RDONLY))
+
+
+def refusals(folder: Path) -> dict[str, Callable[[], Any]]:
+    """What honest code tries, and is refused in words."""
+    import fcntl
+    import mmap
+    import resource
+    import shutil
+    import signal
+    import socket
+
+    here, file = str(folder), str(folder / "node_pack.py")
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def native(function: str, *args: Any) -> None:
+        if getattr(libc, function)(*args) in (-1, ctypes.c_uint32(-1).value):
+            raise OSError(ctypes.get_errno(), "refused")
+
+    def code(protection: int) -> None:
+        room = mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        native("mprotect", ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(room))), 4096, protection)
+
+    def minus_one(function: Callable[[], int]) -> None:
+        if function() == -1:
+            raise OSError
+
+    return {
+        "input": lambda: os.read(0, 1),
+        "select": lambda: select.select([0], [], [], 0),
+        "poll": lambda: select.poll().poll(0),
+        "isatty": lambda: os.get_terminal_size(2),
+        "seek": lambda: os.lseek(1, 0, 0),
+        "fstat": lambda: native("syscall", 5, 1, ctypes.create_string_buffer(256)),
+        "fadvise": lambda: os.posix_fadvise(1, 0, 0, os.POSIX_FADV_SEQUENTIAL),
+        "mkdir": lambda: os.mkdir(here + "/new"),
+        "remove": lambda: os.remove(file),
+        "rmdir": lambda: os.rmdir(here),
+        "rename": lambda: os.rename(file, file + "2"),
+        "link": lambda: os.link(file, file + "2"),
+        "linkat": lambda: os.link(file, file + "2", follow_symlinks=False),
+        "symlink": lambda: os.symlink(file, file + "2"),
+        "chmod": lambda: os.chmod(file, 0o777),
+        "chown": lambda: os.chown(file, 1, 1),
+        "lchown": lambda: os.lchown(file, 1, 1),
+        "utime": lambda: os.utime(file),
+        "truncate": lambda: os.truncate(file, 0),
+        "ftruncate": lambda: os.ftruncate(1, 0),
+        "fsync": lambda: os.fsync(1),
+        "flock": lambda: fcntl.flock(1, fcntl.LOCK_EX),
+        "lockf": lambda: fcntl.lockf(1, fcntl.LOCK_EX),
+        "lockf at once": lambda: fcntl.lockf(1, fcntl.LOCK_EX | fcntl.LOCK_NB),
+        "set_blocking": lambda: os.set_blocking(1, False),
+        "get_blocking": lambda: os.get_blocking(1),
+        "get_inheritable": lambda: os.get_inheritable(1),
+        "dup": lambda: os.dup(1),
+        "dup2": lambda: os.dup2(1, 2, inheritable=False),
+        "chdir": lambda: os.chdir(here),
+        "getcwd": os.getcwd,
+        "disk_usage": lambda: shutil.disk_usage(here),
+        "access": lambda: minus_one(lambda: int(os.access(file, os.R_OK)) - 1),
+        "access of a link": lambda: minus_one(lambda: int(os.access(file, os.R_OK, follow_symlinks=False)) - 1),
+        "readlink": lambda: os.readlink(file),
+        "readlinkat": lambda: os.readlink("x", dir_fd=1),
+        "statx": lambda: native("statx", -100, file.encode(), 0, 0x7FF, ctypes.create_string_buffer(256)),
+        "pipe": os.pipe,
+        "socketpair": socket.socketpair,
+        "unix socket": lambda: socket.socket(socket.AF_UNIX),
+        "epoll": select.epoll,
+        "eventfd": lambda: os.eventfd(0),
+        "shared memory": lambda: mmap.mmap(-1, 4096),
+        "droppable memory": lambda: native("mmap", None, 4096, 3, 0x28, -1, 0),
+        "guard page": lambda: code(0),
+        "new code": lambda: code(mmap.PROT_READ | mmap.PROT_EXEC),
+        "mlock": lambda: native("mlock", None, 0),
+        "mremap": lambda: mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).resize(8192),
+        "mbind": lambda: native("syscall", 237, 0, 0, 0, 0, 0, 0),
+        "signal": lambda: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
+        "sigaltstack": lambda: native("sigaltstack", None, None),
+        "setitimer": lambda: signal.setitimer(signal.ITIMER_REAL, 1),
+        "alarm": lambda: native("alarm", 1),
+        "raise": lambda: signal.raise_signal(signal.SIGSEGV),
+        "getppid": lambda: minus_one(os.getppid),
+        "getuid": lambda: minus_one(os.getuid),
+        "geteuid": lambda: minus_one(os.geteuid),
+        "getgid": lambda: minus_one(os.getgid),
+        "getegid": lambda: minus_one(os.getegid),
+        "getgroups": os.getgroups,
+        "uname": os.uname,
+        "sysinfo": lambda: minus_one(lambda: os.sysconf("SC_PHYS_PAGES")),
+        "times": os.times,
+        "getrusage": lambda: resource.getrusage(resource.RUSAGE_SELF),
+        "getrlimit": lambda: resource.getrlimit(resource.RLIMIT_NOFILE),
+        "yield": os.sched_yield,
+        "setaffinity": lambda: os.sched_setaffinity(0, {0}),
+        "getpriority": lambda: os.getpriority(os.PRIO_PROCESS, 0),
+        "setpriority": lambda: os.setpriority(os.PRIO_PROCESS, 0, 5),
+        "clock_getres": lambda: native("syscall", 229, 1, None),
+        "name a thread": lambda: native("prctl", 15, b"x", 0, 0, 0),
+        "name memory": lambda: native("prctl", 0x53564D41, 0, 0, 0, 0),
+    }
+
+
+@job
+def refused_in_words(folder: Path) -> str:
+    """Each is tried; which are refused differs by policy, but nobody dies of any."""
+    refused = []
+    for name, attempt in refusals(folder).items():
+        print("try", name, file=sys.stderr, flush=True)
+        try:
+            attempt()
+        except (OSError, ValueError):  # the C library's own words for some
+            refused.append(name)
+    return "ok " + ", ".join(refused)
+
+
+@job
 def files_that_are_not_for_it(folder: Path) -> None:
     """Refused in words, not by death: the message that a node's author will see."""
     for mode in ("w", "a", "r+", "x"):
@@ -254,24 +426,106 @@ def a_late_extension_module(folder: Path) -> str:
     return "ok (built in)"
 
 
+#: What a process does only once. The parent looks how it ended.
+ENDS: dict[str, Callable[[], Any]] = {
+    "exit": lambda: os._exit(7),
+    "abort": lambda: ctypes.CDLL(None).abort(),
+    "a fault": lambda: ctypes.memset(64, 0, 1),
+    "a heap destroyed": lambda: ctypes.CDLL(None).free(ctypes.create_string_buffer(64)),
+}
+CONTROL: list[Any] = []
+
+
+def serve(folder: str) -> None:
+    """Imports once; then, for each line ``{"policy": …, "without": [call, n] or null, "work": [names]}`` of its
+    input, forks a child that locks itself with that policy less its n-th rule of the call (and those of the same
+    line of the file), and goes to work."""
+    import torch
+
+    assert torch
+    preload()
+    assert lockdown.thread_count() == 1  # else no child could be trusted
+    rules = landlock.readonly_rules([folder])
+    for line in sys.stdin:
+        wanted = json.loads(line)
+        policy = seccomp.load_policy(wanted["policy"])
+        if wanted["without"]:
+            call, number = wanted["without"]
+            reason = policy.rules[call][number].reason  # rules of one reason are one line of the file
+            rest = tuple(rule for rule in policy.rules[call] if rule.reason != reason)
+            changed = {**policy.rules, call: rest}
+            policy = policy._replace(rules={name: left for name, left in changed.items() if left})
+        print(json.dumps(_in_child(Path(folder), policy, rules, wanted["work"])), flush=True)
+
+
+def _in_child(folder: Path, policy: Policy, rules: list[tuple[bytes, int]], work: list[str]) -> dict[str, Any]:
+    first = seccomp.compile_policy(seccomp.load_policy("bootstrap").including(policy))
+    second = seccomp.compile_policy(policy)
+    read, write = os.pipe()
+    ours, theirs = socketpair()
+    arena = Arena.create(4 << 20)
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(write, 1)
+        os.dup2(write, 2)
+        CONTROL[:] = FrameSocket(ours.detach()), FrameSocket(theirs.detach())
+        lockdown.isolate([1, 2, *(socket.fileno() for socket in CONTROL)])
+        lockdown.landlock_restrict(rules)
+        lockdown.install_filter(first.for_pid(os.getpid()).code, all_threads=True)
+        faulthandler.enable(all_threads=False)
+        lockdown.install_fault_handler(Slot(arena, 0))
+        _warm_up()
+        lockdown.install_filter(second.for_pid(os.getpid()).code, all_threads=True)
+        for name in work:
+            print("begin", name, flush=True)
+            try:
+                said = JOBS[name](folder) if name in JOBS else ENDS[name]()
+            except BaseException as error:
+                said = f"{type(error).__name__}: {error}"
+            print("end", name, said or "ok", flush=True)
+        os._exit(0)
+    os.close(write)
+    ours.close()
+    theirs.close()
+    said = ""
+    with open(read) as log:
+        for line in log:
+            said += line
+            if line == "stop me\n":
+                time.sleep(0.03)  # for it to be waiting
+                os.kill(pid, signal.SIGSTOP)
+                os.waitid(os.P_PID, pid, os.WSTOPPED)
+                os.kill(pid, signal.SIGCONT)
+    end = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    arena.close()
+    return {"end": end, "said": said}
+
+
+def _warm_up() -> None:
+    import torch
+
+    torch.set_num_threads(2)
+    torch.randn(512, 512) @ torch.randn(512, 512)  # starts the thread pool
+
+
 def main(folder: str, execute: str) -> None:
     policy = seccomp.load_policy(execute)
     first = seccomp.compile_policy(seccomp.load_policy("bootstrap").including(policy), pid=os.getpid())
     second = seccomp.compile_policy(policy, pid=os.getpid())
     rules = landlock.readonly_rules([folder])
-    lockdown.isolate([1, 2])
+    sockets = [socket.detach() for socket in socketpair()]
+    lockdown.isolate([1, 2, *sockets])
     started = time.perf_counter()
     lockdown.landlock_restrict(rules)
     lockdown.install_filter(first.code, all_threads=True)
     installing = time.perf_counter() - started
 
     import google.protobuf.wrappers_pb2
-    import torch
 
     assert google.protobuf
     missing = preload()
-    torch.set_num_threads(2)
-    torch.randn(512, 512) @ torch.randn(512, 512)  # starts the thread pool
+    _warm_up()
+    CONTROL[:] = map(FrameSocket, sockets)
     started = time.perf_counter()
     lockdown.install_filter(second.code, all_threads=True)
     installing += time.perf_counter() - started
@@ -288,4 +542,4 @@ def main(folder: str, execute: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    (main if len(sys.argv) == 3 else serve)(*sys.argv[1:])

@@ -54,6 +54,8 @@ CONSTANTS: dict[str, int] = {
     "SECCOMP_SET_MODE_FILTER": 1, "SECCOMP_GET_ACTION_AVAIL": 2, "SECCOMP_GET_NOTIF_SIZES": 3,
     # sockets
     "AF_UNIX": 1, "SOCK_STREAM": 1, "SOCK_CLOEXEC": 0o2000000, "SOCK_NONBLOCK": 0o4000,
+    # signals
+    "SIGABRT": 6, "SIGSEGV": 11,
     # ioctl
     "TCGETS": 0x5401, "FIONBIO": 0x5421, "FIOCLEX": 0x5451,
 }  # fmt: skip

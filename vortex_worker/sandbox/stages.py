@@ -141,6 +141,8 @@ class Sandbox:
 
     def _install_execute(self, programs: Programs) -> int:
         if programs.named is not None:
+            # The supervisor asks by this signal where a denied call came from, before it kills us.
+            faulthandler.register(signal.SIGSYS, all_threads=False)
             try:
                 listener = _install(programs.named, all_threads=True, listener=True)
             except OSError as error:
@@ -148,8 +150,6 @@ class Sandbox:
                     raise
                 # Somebody outside (a container's manager) has a listener already, and there can be but one.
             else:
-                # The supervisor asks by this signal where the denied call came from, before it kills us.
-                faulthandler.register(signal.SIGSYS, all_threads=False)
                 self._report.layers.append("listener")
                 self._listening = True
                 return listener

@@ -83,7 +83,7 @@ def traceback_of(lines: Iterable[str]) -> str:
         if line.startswith(("Current thread 0x", "Stack (most recent call first)")):
             found, ours = [], False
         elif line.startswith('  File "'):
-            ours = ours or any(f"{os.sep}executor{os.sep}{name}\"" in line for name in _CALLERS)
+            ours = ours or any(f'{os.sep}executor{os.sep}{name}"' in line for name in _CALLERS)
             if not ours:
                 found.append(line)
     return "\n".join(found)

@@ -1,5 +1,6 @@
 """A node that makes one denied system call, after it has done what it can to die unrecognised."""
 
+import contextlib
 import ctypes
 import mmap
 import signal
@@ -40,9 +41,11 @@ class Denied(AbstractExecutor):
     def execute(self, inputs, params):
         how = params["how"]
         if how == "ignored":
-            signal.signal(signal.SIGSYS, signal.SIG_IGN)
+            with contextlib.suppress(PermissionError):
+                signal.signal(signal.SIGSYS, signal.SIG_IGN)
         elif how == "handled":
-            signal.signal(signal.SIGSYS, lambda *_: None)
+            with contextlib.suppress(PermissionError):
+                signal.signal(signal.SIGSYS, lambda *_: None)
         elif how == "blocked":
             signal.pthread_sigmask(signal.SIG_BLOCK, range(1, signal.NSIG))
         elif how == "descriptors":
