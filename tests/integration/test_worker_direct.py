@@ -330,6 +330,7 @@ def test_it_ends_when_its_supervisor_hangs_up_also_in_the_middle_of_a_job(busy):
 def test_a_stopped_worker_ends_too_once_it_goes_on():
     with Supervisor().ready() as supervisor:
         os.kill(supervisor.process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, supervisor.process.pid, os.WSTOPPED | os.WNOWAIT)  # every thread has
         supervisor.ours.close()
         time.sleep(0.05)
         assert supervisor.process.poll() is None

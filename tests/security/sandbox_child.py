@@ -52,7 +52,7 @@ def program(name: str) -> seccomp.Program:
 
 def syscall(name: str, *args: int | bytes | None) -> int:
     """One system call with nothing in between; OSError with its errno."""
-    number = seccomp._number(name)
+    number = seccomp.number_of(name)
     assert number is not None, name
     if number < 0:
         raise OSError(errno.ENOSYS, f"{name} is not a call of this architecture")

@@ -7,10 +7,9 @@ import os
 import platform
 import random
 
-import bpf
 import pytest
 
-from vortex_worker.sandbox import seccomp
+from vortex_worker.sandbox import bpf, seccomp
 from vortex_worker.sandbox.policy import SELF_PID, Policy, Rule
 from vortex_worker.sandbox.policy_file import CONSTANTS
 
@@ -47,7 +46,7 @@ def machine(policy: Policy) -> bpf.Machine:
 
 
 def by_number(policy: Policy) -> dict[int, str]:
-    numbers = {seccomp._number(call): call for call in policy.rules}
+    numbers = {seccomp.number_of(call): call for call in policy.rules}
     return {number: call for number, call in numbers.items() if number is not None and number >= 0}
 
 
@@ -116,7 +115,7 @@ def test_never_allowed(policy: Policy, machine: bpf.Machine) -> None:
     noise = random.Random(4)
     found = 0
     for call in NEVER:
-        number = seccomp._number(call)
+        number = seccomp.number_of(call)
         assert number is not None, f"{call} is misspelt here"
         if number >= 0:
             found += 1
@@ -177,7 +176,7 @@ def test_own_policy_over_bootstrap(tmp_path: os.PathLike[str]) -> None:
 
 
 def call(machine: bpf.Machine, name: str, *args: int) -> tuple[str, int]:
-    number = seccomp._number(name)
+    number = seccomp.number_of(name)
     assert number is not None
     return machine.decide(number, (*(a & (1 << 64) - 1 for a in args), *(0,) * (6 - len(args))))
 

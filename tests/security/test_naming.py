@@ -18,11 +18,10 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import bpf
 import pytest
 from sandbox_child import fork, supported, syscall
 
-from vortex_worker.sandbox import landlock, seccomp
+from vortex_worker.sandbox import bpf, landlock, seccomp
 
 pytestmark = pytest.mark.skipif(not supported(), reason="this machine lacks seccomp or Landlock")
 
@@ -39,7 +38,7 @@ class Denied(NamedTuple):
 
 
 def number(call: str) -> int:
-    found = seccomp._number(call)
+    found = seccomp.number_of(call)
     assert found is not None
     return found
 

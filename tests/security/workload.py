@@ -431,8 +431,9 @@ ENDS: dict[str, Callable[[], Any]] = {
     "exit": lambda: os._exit(7),
     "abort": lambda: ctypes.CDLL(None).abort(),
     "a fault": lambda: ctypes.memset(64, 0, 1),
-    "a heap destroyed": lambda: ctypes.CDLL(None).free(ctypes.create_string_buffer(64)),
+    "a heap destroyed": lambda: ctypes.CDLL(None).free(ctypes.c_void_p(ctypes.addressof(_BYTES) + 1)),
 }
+_BYTES = ctypes.create_string_buffer(64)
 CONTROL: list[Any] = []
 
 

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "shm": {"shm", "_core", "errors"},
     "bridge": {"bridge", "_core", "errors"},
     "device": {"device", "errors"},
-    "sandbox": {"sandbox", "_core", "errors"},
+    "sandbox": {"sandbox", "_core", "config", "errors"},
     "executor": {"executor", "bridge", "device", "errors"},
     "membership": {"ipc", "_core", "errors"},
     "engine": {"executor", "ipc", "bridge", "errors"},
@@ -31,7 +31,7 @@ MAY_IMPORT = {
         "supervisor", "ipc", "shm", "bridge", "_core", "config", "errors", "logging", "executor.ports", "executor.validation",  # noqa: E501
     },
     "bench": {"bench", "supervisor", "ipc", "bridge", "_core", "sandbox", "config", "errors", "executor"},
-    "cli": {"cli", "bench", "supervisor", "errors", "executor.ports", "executor.validation"},
+    "cli": {"cli", "bench", "supervisor", "sandbox", "_core", "errors", "executor.ports", "executor.validation"},
 }  # fmt: skip
 MAY_IMPORT_TORCH = {"bridge", "device", "executor", "bench"}
 

@@ -25,6 +25,7 @@ void seccomp_release(scmp_filter_ctx ctx);
 int seccomp_attr_set(scmp_filter_ctx ctx, enum scmp_filter_attr attr, uint32_t value);
 int seccomp_syscall_resolve_name(const char *name);
 char *seccomp_syscall_resolve_num_arch(uint32_t arch_token, int num); /* the caller frees it; NULL: no such call */
+uint32_t seccomp_arch_native(void);
 void free(void *);
 int seccomp_rule_add_array(scmp_filter_ctx ctx, uint32_t action, int syscall, unsigned int arg_cnt,
                            const struct scmp_arg_cmp *arg_array);

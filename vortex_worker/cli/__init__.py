@@ -57,6 +57,27 @@ def nodes(custom_nodes: tuple[str, ...], as_json: bool) -> None:
 
 
 @command.command()
+@click.option("--matrix", is_flag=True, help="Try every system call, under the real locks: some minutes.")
+@click.option(
+    "--profile",
+    "profiles",
+    multiple=True,
+    metavar="POLICY",
+    help="bootstrap, execute, strict or a TOML file; several with --matrix.  [execute; all for --matrix]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(matrix: bool, profiles: tuple[str, ...], as_json: bool) -> None:
+    """Tell what this machine can enforce, and what is in force."""
+    from vortex_worker.cli.doctor import doctor_command, matrix_command
+
+    if matrix:
+        sys.exit(matrix_command(profiles, as_json))
+    if len(profiles) > 1:
+        raise click.UsageError("one --profile at a time, unless with --matrix")
+    sys.exit(doctor_command(profiles[0] if profiles else "execute", as_json))
+
+
+@command.command()
 def start() -> None:
     """Be a worker, configured by VORTEX_… in the environment (for supervisors)."""
     import os

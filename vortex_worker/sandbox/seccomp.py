@@ -88,7 +88,7 @@ def load_policy(name_or_path: str | os.PathLike[str]) -> Policy:
         policy = shipped_policy(name)
     if available():
         for call, rules in policy.rules.items():
-            if _number(call) is None:
+            if number_of(call) is None:
                 where = f"policy {policy.path}: [{rules[0].group}] {call}"
                 raise ConfigError(f"{where}: is not a system call that libseccomp knows")
     return policy
@@ -154,7 +154,7 @@ class _Builder:
 
     def add(self, rule: Rule, where: str) -> None:
         ffi, lib = self._ffi, self._lib
-        number = _number(rule.call)
+        number = number_of(rule.call)
         if number is None or number < 0:  # a call of another architecture: nothing to match here
             return
         if rule.action == "errno":
@@ -175,11 +175,29 @@ class _Builder:
         return bytes(self._ffi.buffer(buffer, size[0]))
 
 
-def _number(call: str) -> int | None:
+def number_of(call: str) -> int | None:
     """The call's number; negative if this architecture lacks it; None if libseccomp never heard of it."""
     _, lib = _library()
     number: int = lib.seccomp_syscall_resolve_name(call.encode())
     return None if number == lib.__NR_SCMP_ERROR else number
+
+
+def name_of(number: int, arch: int | None = None) -> str | None:
+    """The name of a call of this or of another architecture (``AUDIT_ARCH_…``); None if it has none.
+
+    Raises:
+        ConfigError: this build has no libseccomp.
+    """
+    ffi, lib = _library()
+    wide = arch is None and number >> 30 == 1
+    token = lib.SCMP_ARCH_X32 if wide else lib.seccomp_arch_native() if arch is None else arch
+    found = lib.seccomp_syscall_resolve_num_arch(token, number)
+    if found == ffi.NULL:
+        return None
+    try:
+        return str(ffi.string(found), "ascii")
+    finally:
+        lib.free(found)
 
 
 def _check(rc: int, where: str) -> None:

@@ -1,6 +1,6 @@
 """Runs a seccomp program without the kernel: the classic-BPF instructions that such programs are made of.
 
-So a test can ask of any call with any arguments what the kernel would do, without dying of the answer. The
+So one can ask of any call with any arguments what the kernel would do, without dying of the answer. The
 instruction set is that of ``Documentation/networking/filter.rst``, as far as seccomp(2) admits it.
 """
 
@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import platform
 import struct
+from collections.abc import Callable
 
 X86_64 = 0xC000003E  # AUDIT_ARCH_X86_64
 I386 = 0x40000003
 AARCH64 = 0xC00000B7
 ARM = 0x40000028
-NATIVE = {"x86_64": X86_64, "aarch64": AARCH64}[platform.machine()]
+NATIVE = {"x86_64": X86_64, "aarch64": AARCH64}.get(platform.machine(), 0)
 X32_BIT = 0x4000_0000
 
 LD_ABS, LD_IMM, LDX_IMM, LD_MEM, LDX_MEM, ST, STX = 0x20, 0x00, 0x01, 0x60, 0x61, 0x02, 0x03
 RET_K, RET_A, TAX, TXA = 0x06, 0x16, 0x07, 0x87
 JA = 0x05
 
-_JUMPS = {
+_JUMPS: dict[int, Callable[[int, int], bool]] = {
     0x10: lambda a, b: a == b,
     0x20: lambda a, b: a > b,
     0x30: lambda a, b: a >= b,
     0x40: lambda a, b: bool(a & b),
 }
-_ALU = {
+_ALU: dict[int, Callable[[int, int], int]] = {
     0x00: lambda a, b: a + b,
     0x10: lambda a, b: a - b,
     0x20: lambda a, b: a * b,
@@ -51,7 +52,7 @@ ACTIONS = {
 
 
 class Machine:
-    """One loaded program."""
+    """One loaded program: an array of ``struct sock_filter``, in the machine's byte order."""
 
     def __init__(self, code: bytes) -> None:
         if len(code) % 8 or not code:
@@ -96,7 +97,7 @@ class Machine:
             elif code & 0x07 == 0x04:
                 a = _ALU[code & 0xF0](a, x if code & 0x08 else k) & 0xFFFF_FFFF
             elif code == RET_K:
-                return k
+                return int(k)
             elif code == RET_A:
                 return a
             else:

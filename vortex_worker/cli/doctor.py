@@ -1,0 +1,157 @@
+"""``vortex-worker doctor``: what this machine can enforce, what is in force, and the proof of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from functools import partial
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from vortex_worker.cli import EXIT_FAILED, EXIT_USAGE
+from vortex_worker.errors import ConfigError, VortexError
+from vortex_worker.sandbox import seccomp
+from vortex_worker.supervisor.fabric import Fabric
+
+_LANDLOCK = (
+    "files", "renaming across folders", "truncating", "TCP", "device ioctl", "abstract sockets and signals", "audit",
+    "all threads at once",
+)  # fmt: skip
+_SHOWN = 20  # mismatches in a table; --json has all
+
+
+def doctor_command(policy: str, as_json: bool) -> int:
+    """Look at the machine, start a worker, and tell what the kernel says of it. Returns the exit status."""
+    report: dict[str, Any] = {"machine": _machine()}
+    try:
+        with Fabric(1, policy=policy, standby=0) as fabric:
+            (worker,) = fabric.wait_ready().workers()
+            report["worker"] = worker["sandbox"]
+    except VortexError as error:
+        report["worker"] = {"enforced": False, "error": str(error)}
+    enforced = bool(report["worker"]["enforced"])
+    if as_json:
+        print(json.dumps(report, indent=2))
+        return 0 if enforced else EXIT_FAILED
+    console = Console()
+    table = Table(show_header=False, box=None)
+    for key, value in {**report["machine"], **_sentences(report["worker"])}.items():
+        table.add_row(key.replace("_", " "), str(value))
+    console.print(table)
+    if enforced:
+        console.print("A worker here is locked as it should be; --matrix tries every system call.", style="green")
+    else:
+        console.print("No worker can be locked here, so none is started.", style="red")
+    return 0 if enforced else EXIT_FAILED
+
+
+def matrix_command(profiles: tuple[str, ...], as_json: bool) -> int:
+    """Try every system call under the real locks. Returns the exit status: 0 if all is as the policies say."""
+    from vortex_worker._core import probe
+    from vortex_worker.sandbox import matrix
+
+    errors = Console(stderr=True)
+    if not probe.supported():
+        errors.print("The matrix makes system calls by hand, which it can on x86-64 Linux only.", style="red")
+        return EXIT_FAILED
+    findings = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=errors, transient=True) as progress:
+            for name in profiles or matrix.PROFILES:
+                task = progress.add_task(f"[b]{name}", total=None)
+                findings.append(matrix.try_all(name, tell=partial(_tell, progress, task)))
+    except ConfigError as error:
+        errors.print(str(error), style="red", markup=False)
+        return EXIT_USAGE
+    except RuntimeError as error:
+        errors.print(str(error), style="red", markup=False)
+        return EXIT_FAILED
+    if as_json:
+        print(json.dumps({"profiles": {finding.profile: _as_dict(finding) for finding in findings}}, indent=2))
+    else:
+        _show(findings)
+    return EXIT_FAILED if any(finding.mismatches or finding.redundant for finding in findings) else 0
+
+
+def _tell(progress: Progress, task: TaskID, done: int, of: int) -> None:
+    progress.update(task, completed=done, total=of)
+
+
+def _show(findings: list[Any]) -> None:
+    console = Console()
+    table = Table("policy", "calls tried", "as the policy says", "allowed", "refused softly", "redundant lines")
+    for finding in findings:
+        share = f"{finding.as_policy} ({100 * finding.as_policy / finding.tested:.4g} %)"
+        table.add_row(
+            finding.profile, str(finding.tested), share, str(len(finding.allowed)), str(len(finding.refused)),
+            str(len(finding.redundant)),
+        )  # fmt: skip
+    console.print(table)
+    for finding in findings:
+        for wrong in finding.mismatches[:_SHOWN]:
+            console.print(
+                f"{finding.profile}: {wrong.call}{tuple(map(hex, wrong.vector.args))}: the policy says "
+                f"{wrong.policy}, the {wrong.by} {wrong.found} {wrong.thread}",
+                style="red",
+                markup=False,
+            )
+        for line in finding.redundant:
+            console.print(f"{finding.profile}: redundant: {line}", style="red", markup=False)
+
+
+def _as_dict(finding: Any) -> dict[str, Any]:
+    return {
+        "tested": finding.tested,
+        "as_policy": finding.as_policy,
+        "mismatches": [
+            {"number": m.vector.number, "args": list(m.vector.args), "int_80": bool(m.vector.way), **m._asdict()}
+            | {"vector": None}
+            for m in finding.mismatches
+        ],
+        "allowed": list(finding.allowed),
+        "allowed_count": len(finding.allowed),
+        "filtered_count": len(finding.refused),
+        "redundant": list(finding.redundant),
+    }
+
+
+def _machine() -> dict[str, Any]:
+    from vortex_worker._core import lockdown
+
+    abi = lockdown.landlock_abi()
+    return {
+        "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
+        "python": platform.python_version(),
+        "seccomp": seccomp.available(),
+        "landlock_abi": abi,
+        "landlock": ", ".join(_LANDLOCK[:abi]) or "none",
+        "denied_calls_named": os.path.exists("/proc/sys/kernel/seccomp/actions_avail")
+        and "user_notif" in _read("/proc/sys/kernel/seccomp/actions_avail"),
+        "huge_pages": _read("/sys/kernel/mm/transparent_hugepage/enabled").strip(),
+    }
+
+
+def _sentences(worker: dict[str, Any]) -> dict[str, Any]:
+    if "error" in worker:
+        return {"worker": worker["error"]}
+    kernel = worker["kernel"]
+    return {
+        "worker": "locked" if worker["enforced"] else "not locked",
+        "policy": worker["policy"],
+        "layers": ", ".join(worker["layers"]),
+        "the kernel says": f"seccomp mode {kernel['seccomp']} in every thread, {kernel['filters']} filters, "
+        f"no new privileges: {'yes' if kernel['no_new_privs'] else 'no'}, capabilities: {kernel['capabilities']:#x}",
+    }
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""
