@@ -3,12 +3,13 @@
 import os
 import signal
 import threading
+import time
 
 import pytest
 from conftest import SETTINGS, pid_of, started, until
 
 import vortex_worker as vw
-from vortex_worker.errors import FabricClosed, WorkerLost
+from vortex_worker.errors import FabricClosed, LaunchError, WorkerLost
 
 
 def test_a_higher_priority_overtakes_what_waits():
@@ -128,3 +129,10 @@ def test_a_node_that_makes_no_progress_is_told_from_a_worker_that_was_stopped():
         os.kill(pid_of(fabric, job), signal.SIGSTOP)
         with pytest.raises(WorkerLost, match=r"it was stopped: no heartbeat for 0\.3 s"):
             job.result(60)
+
+
+def test_a_kernel_that_is_too_old_for_the_configuration_is_refused():
+    begun = time.monotonic()
+    with pytest.raises(LaunchError, match=r"Landlock is of ABI .*, and VORTEX_LANDLOCK_ABI asks for 99"):
+        vw.Fabric(1, standby=0, landlock_abi=99).wait_ready(60)
+    assert time.monotonic() - begun < 50  # it does not try again and again

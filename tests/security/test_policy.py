@@ -139,7 +139,7 @@ def test_refused(tmp_path: Path, text: str, complaint: str) -> None:
 
 
 def test_refused_files(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no policy 'exceute'; there are bootstrap, execute, handover, strict"):
+    with pytest.raises(ConfigError, match=r"no policy 'exceute'; there are bootstrap, cuda, execute, handover, strict"):
         seccomp.load_policy("exceute")
     with pytest.raises(ConfigError, match="can't be read"):
         seccomp.load_policy(tmp_path / "none.toml")

@@ -35,7 +35,7 @@ def command() -> None:
     "--models", multiple=True, type=click.Path(exists=True, file_okay=False), help="Folder that nodes may read."
 )
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.  [auto]")
-@click.option("--policy", default="execute", help="System-call policy: execute, strict or a TOML file.  [execute]")
+@click.option("--policy", default=None, help="System-call policy: execute, strict, cuda or a TOML file.  [execute]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of progress.")
 def run(**options: object) -> None:
     """Run WORKFLOW, a file in ComfyUI's API format."""

@@ -27,7 +27,7 @@ def run_command(
     custom_nodes: tuple[str, ...],
     models: tuple[str, ...],
     device: str,
-    policy: str,
+    policy: str | None,
     as_json: bool,
 ) -> int:
     """Run it; returns the exit status."""

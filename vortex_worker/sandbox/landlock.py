@@ -11,16 +11,19 @@ Landlock covers opening, not asking: a worker can still learn whether a path exi
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
 from collections.abc import Iterable, Iterator
 
 from vortex_worker.errors import ConfigError
 
-__all__ = ["READ_DIR", "READ_FILE", "readonly_rules"]
+__all__ = ["READ_DIR", "READ_FILE", "device_rules", "readonly_rules"]
 
+WRITE_FILE = 1 << 1  # LANDLOCK_ACCESS_FS_WRITE_FILE
 READ_FILE = 1 << 2  # LANDLOCK_ACCESS_FS_READ_FILE
 READ_DIR = 1 << 3  # LANDLOCK_ACCESS_FS_READ_DIR
+IOCTL_DEV = 1 << 15  # LANDLOCK_ACCESS_FS_IOCTL_DEV, ABI 5
 
 #: Read by the C library, torch and image libraries wherever they are. One that a system lacks is left out.
 SYSTEM_PATHS = (
@@ -43,6 +46,9 @@ SYSTEM_PATHS = (
     "/dev/urandom",  # std::random_device
 )
 
+_NVIDIA_DEVICES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia[0-9]*")
+_NVIDIA_TOLD = ("/proc/driver/nvidia", "/sys/module/nvidia", "/sys/bus/pci/devices")
+
 #: Opening these would open (nearly) everything, so no configured path may be one of them.
 _TOO_MUCH = ("/", "/dev", "/etc", "/home", "/proc", "/root", "/run", "/sys", "/tmp", "/usr", "/var")
 _HOMES = ("/home", "/var/home", "/Users")  # whatever lies directly in these is somebody's home
@@ -64,6 +70,19 @@ def readonly_rules(extra_paths: Iterable[str | os.PathLike[str]] = ()) -> list[t
     standard = [os.path.realpath(path) for path in (*_python(), *_package(), *SYSTEM_PATHS) if os.path.exists(path)]
     configured = [_configured(os.fspath(path)) for path in extra_paths]
     return [(os.fsencode(path), _rights(path)) for path in _outermost([*standard, *configured])]
+
+
+def device_rules() -> list[tuple[bytes, int]]:
+    """NVIDIA's device files, for reading, writing and ioctl, and where its driver tells of itself.
+
+    For a worker of a ``cuda`` device only. Not run on hardware.
+    """
+    devices = [path for pattern in _NVIDIA_DEVICES for path in sorted(glob.glob(pattern))]
+    told = [path for path in _NVIDIA_TOLD if os.path.exists(path)]
+    return [
+        *((os.fsencode(path), READ_FILE | WRITE_FILE | IOCTL_DEV) for path in devices),
+        *((os.fsencode(path), _rights(path)) for path in told),
+    ]
 
 
 def _python() -> Iterator[str]:

@@ -34,7 +34,7 @@ from vortex_worker.sandbox.stages import Sandbox, programs, readable
 
 __all__ = ["PROFILES", "THREADS", "Finding", "Mismatch", "redundant", "try_all", "vectors"]
 
-PROFILES = ("bootstrap", "execute", "strict")
+PROFILES = ("bootstrap", "execute", "strict", "cuda")
 THREADS = ("main", "python", "openmp")
 NUMBERS = range(1024)  # today's calls end below 500; the rest is what later kernels may add
 _CALL = struct.Struct("=q6QqII")  # vw_probe_call

@@ -108,8 +108,15 @@ class Sandbox:
             SandboxError: the kernel refuses a layer.
         """
         config = self._config
-        if lockdown.landlock_abi():
+        abi = lockdown.landlock_abi()
+        if abi < config.landlock_abi:
+            raise SandboxError(
+                f"this kernel's Landlock is of ABI {abi}, and VORTEX_LANDLOCK_ABI asks for {config.landlock_abi}"
+            )
+        if abi:
             rules = readable((*config.models, *config.custom_nodes))
+            if config.device.startswith("cuda"):
+                rules = [*rules, *landlock.device_rules()]
             with self._layer("landlock"):
                 self._report.landlock_abi = lockdown.landlock_restrict(rules)
         else:

@@ -54,7 +54,7 @@ log = logging.getLogger("vortex_worker")
 
 _LAST_WORDS = 0.05  # s that a worker has to say where its denied call came from
 _TICK = 0.5  # s between looks at heartbeats and pending releases
-_BAD_CONFIG = 2  # a worker's exit status when its settings are wrong: no use to try again
+_NO_USE = (2, 4)  # a worker's exit status when its settings are wrong, or the machine lacks a layer of the sandbox
 
 
 class Crew:
@@ -553,7 +553,7 @@ class Crew:
         """A worker ended before it was ready: try again, more slowly each time, and then say so."""
         self._starts.failed(status)
         log.info("a worker did not start: %s", why.splitlines()[0])
-        if status == _BAD_CONFIG or (self._starts.hopeless and not self.any_ready()):
+        if status in _NO_USE or (self._starts.hopeless and not self.any_ready()):
             self.broken(LaunchError(why))
         else:
             self.loop.call_later(self._starts.pause, self._launch, index)

@@ -50,7 +50,9 @@ class Fabric:
         custom_nodes: folders of nodes to load, after lockdown.
         models: folders that nodes may read.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
-        policy: the system-call policy jobs run under: ``execute``, ``strict`` or a TOML file.
+        policy: the system-call policy jobs run under: ``execute``, ``strict``, ``cuda`` or a TOML file; ``cuda`` by
+            default on such a device, else ``execute``.
+        landlock_abi: refuse to start workers where the kernel's Landlock is older than this (1 to 7).
         threads: threads of one operation in each worker; the CPUs divided among the workers by default.
         lease_size: bytes of shared memory for the live outputs of one worker. Pages are taken when touched.
         client_size: bytes of shared memory for tensors that come from this process.
@@ -77,7 +79,8 @@ class Fabric:
         custom_nodes: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
         models: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
         device: str = "auto",
-        policy: str = "execute",
+        policy: str | None = None,
+        landlock_abi: int = 0,
         threads: int | None = None,
         lease_size: int = _GIB,
         client_size: int = 2 * _GIB,
@@ -95,6 +98,7 @@ class Fabric:
         allow_unsandboxed: bool = False,
     ) -> None:
         _check_range("workers", workers, 1, 256)
+        _check_range("landlock_abi", landlock_abi, 0, 99)
         _check_range("standby", standby, 0, 256 - workers)
         _check_range("queue", queue, 1, 1 << 30)
         _check_range("lease_size", lease_size, 1 << 21, 1 << 44)
@@ -115,7 +119,7 @@ class Fabric:
         cpus = len(os.sched_getaffinity(0))
         config = WorkerConfig(
             socket="",
-            seccomp_policy=policy,
+            seccomp_policy=policy or ("cuda" if device.startswith("cuda") else "execute"),
             custom_nodes=_folders("custom_nodes", custom_nodes),
             models=_folders("models", models),
             device=device,
@@ -124,6 +128,7 @@ class Fabric:
             threads=max(1, cpus // workers) if threads is None else threads,
             memory_limit=memory_limit,
             log_level=log_level,
+            landlock_abi=landlock_abi,
             name_denials=True,
             allow_unsandboxed=allow_unsandboxed,
         )
