@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
+import platform
 
 from vortex_worker import _core
 
@@ -98,4 +99,5 @@ def preload(extra: tuple[str, ...] = ()) -> list[str]:
             missing.append(name)
     if "PIL.Image" not in missing:
         importlib.import_module("PIL.Image").init()
+    platform.uname()  # which it remembers
     return missing
