@@ -3,11 +3,16 @@
  *
  * It is C because it must run while Python can't: a node may hold the GIL for minutes without being
  * dead, and a worker whose supervisor died must not stay for as long. Every signal is blocked in it.
- * After start it calls poll, clock_gettime, exit_group and, when stopped, exit: what the sandbox's
- * filters allow. Start it before lockdown, as creating a thread takes more. */
+ * After start it calls ppoll, clock_gettime, exit_group and, when stopped, exit: what the sandbox's
+ * filters allow. Start it before lockdown, as creating a thread takes more.
+ *
+ * It also holds a lock, the slot's `alive`, which nobody ever wants: when a thread that holds a robust futex dies,
+ * however it does, the kernel marks it and wakes who waits (get_robust_list(2)), and it does that before it takes
+ * the process's memory apart, which can take 40 ms. */
 #ifndef VW_HEARTBEAT_H
 #define VW_HEARTBEAT_H
 
+#include <linux/futex.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -23,6 +28,8 @@ typedef struct {
   bool running;
   pid_t owner; /* a fork of it has this struct, but not the thread */
   pthread_t thread;
+  struct robust_list_head held; /* the thread's: read by the kernel when it ends */
+  struct robust_list lock;
 } vw_heartbeat;
 
 /* Beats at once, then every interval_ms (1 or more). The struct, the slot and fd must stay as they

@@ -10,7 +10,7 @@
  *              24 data_offset u64 · 32 data_size u64 · 40 slot_count u32 · 44 zeros
  *   slot       0 pid i32 · 4 status u32 · 8 job_id u64 · 16 heartbeat u64
  *              24 activity u64 · 32 step u32 · 36 total u32
- *              40 fault_address u64 · 48 fault_signal u32 · 52 zero u32 · 56 fault_time u64
+ *              40 fault_address u64 · 48 fault_signal u32 · 52 alive u32 · 56 fault_time u64
  *
  * From 24 on, both are version 1's use of bytes that the first layout reserved: a supervisor that
  * leaves them zero works. Little-endian; times are CLOCK_MONOTONIC ns; every field is accessed
@@ -58,7 +58,7 @@ typedef struct vw_slot {
   _Atomic uint32_t total;
   _Atomic uint64_t fault_address; /* arena offset + 1 of the access that killed it; 0: none */
   _Atomic uint32_t fault_signal;
-  uint32_t reserved;
+  _Atomic uint32_t alive; /* a robust futex of the heartbeat thread: the kernel marks it when that dies */
   _Atomic uint64_t fault_time;
 } vw_slot;
 
@@ -83,6 +83,7 @@ _Static_assert(offsetof(vw_slot, step) == 32, "step at 32");
 _Static_assert(offsetof(vw_slot, total) == 36, "total at 36");
 _Static_assert(offsetof(vw_slot, fault_address) == 40, "fault_address at 40");
 _Static_assert(offsetof(vw_slot, fault_signal) == 48, "fault_signal at 48");
+_Static_assert(offsetof(vw_slot, alive) == 52, "alive at 52");
 _Static_assert(offsetof(vw_slot, fault_time) == 56, "fault_time at 56");
 _Static_assert(VW_SLOTS_END == 16448, "slots end at 16448");
 _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2, "shared words must be lock-free");

@@ -19,6 +19,7 @@ static void wipe(vw_slot *slot, int32_t pid) {
   STORE(fault_address, 0);
   STORE(fault_signal, 0);
   STORE(fault_time, 0);
+  STORE(alive, 0);
 }
 
 void vw_slot_register(vw_slot *slot, int32_t pid) {

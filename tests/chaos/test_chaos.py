@@ -68,13 +68,17 @@ class Killer(threading.Thread):
         self.random = random.Random(seed)
         self.stop = threading.Event()
         self.sent = collections.Counter()
+        self.last = 0.0  # when a zygote was killed
 
     def run(self):
         while not self.stop.wait(self.random.expovariate(1 / 0.015)):
             victims = [(pid, name) for pid, name in descendants() if name in ("vw-worker", "vw-zygote")]
             workers = [pid for pid, name in victims if name == "vw-worker"]
             zygotes = [pid for pid, name in victims if name == "vw-zygote"]
-            if self.random.random() < 0.02 and zygotes:
+            # A zygote takes seconds to start where the machine is busy. One that is killed ten times before it has
+            # is given up, and rightly.
+            if self.random.random() < 0.02 and zygotes and time.monotonic() - self.last > 5.0:
+                self.last = time.monotonic()
                 self.send(self.random.choice(zygotes), signal.SIGKILL, "zygote")
             elif workers:
                 self.send(self.random.choice(workers), self.random.choice(self.SIGNALS), "worker")

@@ -36,6 +36,7 @@ from vortex_worker.errors import (
 )
 from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
+from vortex_worker.supervisor.deathwatch import DeathWatch
 from vortex_worker.supervisor.job import Job, JobState, Progress, Timings
 from vortex_worker.supervisor.link import Stage, WorkerLink
 from vortex_worker.supervisor.nursery import Nursery
@@ -99,6 +100,7 @@ class Crew:
         self.loop = asyncio.new_event_loop()
         self.loop.set_exception_handler(self._unexpected)
         self._nursery = Nursery(self) if zygote else None
+        self._deathwatch = DeathWatch(lambda link: self.call(self._on_sign_of_death, link))
         self._thread = threading.Thread(target=self._serve, name="vortex-fabric", daemon=True)
         self._thread.start()
         if self._nursery is not None:
@@ -393,7 +395,7 @@ class Crew:
             link.kill()  # it may have closed the socket and live on; on_exit follows either way
 
     def _handle(self, link: WorkerLink, packet: pb.ControlPacket) -> None:
-        if link.denial is not None:
+        if link.denial is not None or link.lost:
             return  # whatever it says after that
         kind = packet.WhichOneof("body")
         if kind == "job_result":
@@ -408,6 +410,7 @@ class Crew:
                 if link.stage is Stage.READY:
                     self._starts.succeeded()
                     link.memory = link.process.memory()
+                    self._deathwatch.add(link)
                     if link.retiring:
                         self.call(self._dismiss, link)
                 started = self._assign()
@@ -489,11 +492,45 @@ class Crew:
         if link.alive:
             link.kill()
 
+    def _on_sign_of_death(self, link: WorkerLink) -> None:
+        """Its heartbeat thread has died, or it wants us to think so: then it is dead from now on.
+
+        Its job is tried again at once, where how it died can't matter. All that was its own, it keeps until
+        ``on_exit``.
+        """
+        if not link.alive or link.dying:
+            return  # on_exit is on its way, and knows more
+        link.kill()
+        self._last_words(link)
+        with self._lock:
+            task = link.task
+            # Denied calls come by the listener, before any death. A fault in an input is the node's own doing.
+            if task is not None and (task.retries == 0 or task.ending or link.slot.snapshot().fault_address):
+                return
+            link.lost = True
+            if task is not None:
+                link.task, link.retried = None, task
+                task.retries -= 1
+                self._requeue(task)
+            self._place_anew(link)
+            started = self._assign()
+            self._changed.notify_all()
+        self._send_jobs(started)
+
+    def _place_anew(self, link: WorkerLink) -> None:
+        """What waited for a worker that is gone."""
+        for waiting in self._scheduler.evict(link):
+            if waiting.pinned is link:
+                self._finish(waiting, error=WorkerLost(f"worker {link.worker_id} died before it ran"))
+            else:
+                self._scheduler.add(waiting)
+
     def on_exit(self, link: WorkerLink) -> None:
         """The pidfd says that the process is gone: nothing of it runs or writes any more."""
         if not link.ended:
             link.ended = True
             self.loop.remove_reader(link.process.pidfd)
+            self._deathwatch.remove(link)
             if self._nursery is not None and not self._nursery.knows_end(link):
                 return  # the zygote is about to say how it ended, and then calls this again
         for fd in (link.fileno(), link.process.log_fd, link.listener.fd if link.listener else -1):
@@ -515,14 +552,24 @@ class Crew:
                     self._requeue(task)
                 else:
                     self._finish(task, error=exhausted(error, task))
-            for waiting in self._scheduler.evict(link):
-                if waiting.pinned is link:
-                    self._finish(waiting, error=WorkerLost(f"worker {link.worker_id} died before it ran"))
-                else:
-                    self._scheduler.add(waiting)
+            if link.retried is not None:
+                self._convict(link.retried, *explain_death(link.retried, link, status))
+            self._place_anew(link)
             started = self._assign()
         self._send_jobs(started)  # first of all: somebody waits for it
         self._replace(link, status, was_ready)
+
+    def _convict(self, task: Task, error: VortexError, retry: bool) -> None:
+        """A job was tried again at the first sign of a death, and now it shows that it should not have been."""
+        if retry or task.job.done():
+            return
+        link = self._runner_of(task)
+        if link is None:
+            self._scheduler.remove(task)
+            self._finish(task, error=error)
+        else:
+            task.ending = error
+            link.kill()
 
     def _replace(self, link: WorkerLink, status: int | None, was_ready: bool) -> None:
         """Give back what a dead worker had, and launch another."""
@@ -672,6 +719,7 @@ class Crew:
                     self._nursery.kill()
                     with self._lock:
                         self._changed.wait_for(lambda: self._nursery is None or self._nursery.closed)
+                self._deathwatch.close()
                 self.call(self.loop.stop)
                 self._thread.join()
 

@@ -60,6 +60,7 @@ class WorkerLink:
         self.stage = Stage.LAUNCHED
         self.started = time.monotonic()
         self.task: Task | None = None
+        self.retried: Task | None = None  # the job it had when it was taken for dead, which runs elsewhere
         self.verdict: Verdict | None = None
         self.report = pb.SandboxReport()
         self.capabilities = pb.Capabilities()
@@ -69,6 +70,7 @@ class WorkerLink:
         self.fault = ""  # why the supervisor gave it up, if it did
         self.listener: Listener | None = None
         self.denial: Denial | None = None  # the call that it was denied, and dies of
+        self.lost = False  # it is taken for dead: whatever was in it is gone
         self.dying = False  # it is being killed, or has hung up: it gets no more jobs
         self.active = False  # it is given jobs; else it stands by
         self.activity = (0, 0)  # last seen count of the slot, and since when, ns
@@ -244,6 +246,7 @@ class WorkerLink:
     def close(self) -> None:
         """Mark it gone and give back socket and descriptors. The process must have been reaped."""
         self.stage = Stage.GONE
+        self.lost = True
         self.read_rest()
         self._lines.close()
         self._socket.close()

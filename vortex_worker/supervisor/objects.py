@@ -39,7 +39,7 @@ class ObjectRef:
     @property
     def home(self) -> WorkerLink | None:
         """The worker that has it; None when that worker is gone."""
-        return self._home if self._home is not None and self._home.alive else None
+        return self._home if self._home is not None and not self._home.lost else None
 
     @property
     def id(self) -> int:
