@@ -136,6 +136,15 @@ def _prepare() -> int:
     return threads
 
 
+def _wants_models(control: socket.socket) -> bool:
+    """Whether the first worker that is asked for, if one is yet, has folders of models."""
+    try:
+        order = control.recv(_MOST, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    return bool(order and json.loads(order)["config"].get("VORTEX_MODELS"))
+
+
 def _become(birth: Birth) -> int:
     """In a child: be the worker it was forked to be. Returns its exit status."""
     os.dup2(birth.log, 1)
@@ -156,6 +165,10 @@ def main() -> int:
     process.set_name(b"vw-zygote")
     gc.disable()
     threads = _prepare()
+    if _wants_models(control):  # orders wait in the socket meanwhile; one that comes later imports by itself
+        from vortex_worker.sandbox.preload import preload_diffusion
+
+        preload_diffusion()
     from vortex_worker._core.lockdown import thread_count
 
     if thread_count() != 1:
