@@ -90,7 +90,6 @@ DIFFUSION = (
     "transformers.models.clip.tokenization_clip",
     "diffusers.loaders.single_file_utils",
     "diffusers.models.autoencoders.autoencoder_kl",
-    "diffusers.models.transformers.transformer_sd3",
     "diffusers.models.unets.unet_2d_condition",
 )
 

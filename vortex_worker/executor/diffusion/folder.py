@@ -20,7 +20,7 @@ from vortex_worker.executor.diffusion.vae import VAE
 from vortex_worker.executor.diffusion.weights import read_folder, read_json
 from vortex_worker.executor.nodes.sampling.model import DiffusionModel, discrete_sigmas
 
-SD, SDXL, SD3 = "StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline"
+SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
 _PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 
 
@@ -70,7 +70,7 @@ def _unet(path: Path, vae: VAE, device: torch.device) -> DiffusionModel:
         latent_channels=config.in_channels,
         latent_scale=vae.module.config.scaling_factor,
         cond_width=config.cross_attention_dim,
-        **({"extras": sdxl_extras} if config.addition_embed_type == "text_time" else {}),
+        extras=sdxl_extras if config.addition_embed_type == "text_time" else None,
     )
 
 

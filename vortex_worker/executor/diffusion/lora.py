@@ -25,7 +25,7 @@ _ROLES = {
     "lora_up.weight": "up", "lora_B.weight": "up", "lora_linear_layer.up.weight": "up", "up.weight": "up",
     "alpha": "alpha",
 }  # fmt: skip
-_UNET = ("lora_unet_", "unet.", "transformer.")
+_UNET = ("lora_unet_", "unet.")
 #: Text towers by what their names begin with.
 _TOWERS = {"lora_te_": 0, "lora_te1_": 0, "text_encoder.": 0, "lora_te2_": 1, "text_encoder_2.": 1}
 

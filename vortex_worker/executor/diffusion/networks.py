@@ -25,19 +25,6 @@ class UNet:
         return out
 
 
-class FlowTransformer:
-    """``SD3Transformer2DModel``: as ``UNet``, for a rectified flow."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module: Any = module
-
-    def __call__(self, x: Tensor, t: Tensor, cond: Tensor, *, text_embeds: Tensor) -> Tensor:
-        dtype = next(self.module.parameters()).dtype
-        given = (x.to(dtype), cond.to(dtype), text_embeds.to(dtype), t)
-        out: Tensor = self.module(*given, return_dict=False)[0]
-        return out
-
-
 def sdxl_extras(options: Mapping[str, Any], like: Tensor) -> dict[str, Tensor]:
     """SDXL's pooled text and picture sizes: of a conditioning's options, else of the latent's own size."""
     height, width = like.shape[-2] * 8, like.shape[-1] * 8
@@ -49,18 +36,7 @@ def sdxl_extras(options: Mapping[str, Any], like: Tensor) -> dict[str, Tensor]:
     }
 
 
-def pooled_extras(options: Mapping[str, Any], like: Tensor) -> dict[str, Tensor]:
-    """The pooled text alone."""
-    return {"text_embeds": options["pooled_output"].float()}
-
-
 def module_of(model: DiffusionModel) -> nn.Module | None:
     """The diffusers module inside a model, or None if it is another kind of network."""
     network = model.network
-    return network.module if isinstance(network, UNet | FlowTransformer) else None
-
-
-def shifted_flow(shift: float) -> Tensor:
-    """The 1000 noise levels of a flow that spends more steps in noise (Esser et al. 2024, eq. 23)."""
-    t = torch.arange(1, 1001, dtype=torch.float64) / 1000
-    return (shift * t / (1 + (shift - 1) * t)).float()
+    return network.module if isinstance(network, UNet) else None

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vortex_worker.errors import ValidationError
-from vortex_worker.executor.diffusion.networks import FlowTransformer, UNet, pooled_extras, sdxl_extras, shifted_flow
+from vortex_worker.executor.diffusion.networks import UNet, sdxl_extras
 from vortex_worker.executor.diffusion.parts import build
 from vortex_worker.executor.diffusion.text import LENGTH, TextEncoder, Tower
 from vortex_worker.executor.diffusion.tokenizer import shipped
@@ -38,14 +38,12 @@ class Family:
     name: str
     marker: str  # a tensor that only this family's files have, or the beginning of its name
     latent_scale: float
-    latent_shift: float = 0.0
 
 
-SD3 = Family("Stable Diffusion 3", _UNET + "joint_blocks.", 1.5305, 0.0609)
 SDXL = Family("Stable Diffusion XL", "conditioner.embedders.1.model.", 0.13025)
 SD2 = Family("Stable Diffusion 2", "cond_stage_model.model.", 0.18215)
 SD1 = Family("Stable Diffusion 1", "cond_stage_model.transformer.", 0.18215)
-FAMILIES = (SD3, SDXL, SD2, SD1)
+FAMILIES = (SDXL, SD2, SD1)
 
 
 def load(path: Path, device: torch.device) -> tuple[DiffusionModel, TextEncoder, VAE]:
@@ -57,8 +55,7 @@ def load(path: Path, device: torch.device) -> tuple[DiffusionModel, TextEncoder,
     weights = read(path)
     family = _family(weights.tensors, path.name)
     try:
-        model = _flow(weights, family, device) if family is SD3 else _model(weights, family, device)
-        return model, _text(weights.tensors, family, device), _vae(weights.tensors, device)
+        return _model(weights, family, device), _text(weights.tensors, family, device), _vae(weights.tensors, device)
     except (KeyError, IndexError, AttributeError) as error:  # the shapes or names that were to be read
         raise ValidationError(f"{path.name} is a damaged {family.name} checkpoint: it lacks {error}") from None
 
@@ -106,7 +103,7 @@ def _model(weights: Weights, family: Family, device: torch.device) -> DiffusionM
         latent_channels=config["in_channels"],
         latent_scale=family.latent_scale,
         cond_width=config["cross_attention_dim"],
-        **({"extras": sdxl_extras} if family is SDXL else {}),
+        extras=sdxl_extras if family is SDXL else None,
     )
 
 
@@ -168,46 +165,6 @@ def _predicts_velocity(weights: Weights, family: Family) -> bool:
     return biases is not None and float(biases.float().std(correction=0)) > _V_SPREAD
 
 
-# ------------------------------------------------------------------------------------ flow transformers
-
-
-def _flow(weights: Weights, family: Family, device: torch.device) -> DiffusionModel:
-    from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
-    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
-
-    given = _under(weights.tensors, _UNET)
-    patch = given["x_embedder.proj.weight"]
-    depth = _count(given, "joint_blocks.")
-    width = patch.shape[0]
-    config = {
-        "sample_size": 128,
-        "patch_size": patch.shape[-1],
-        "in_channels": patch.shape[1],
-        "out_channels": patch.shape[1],
-        "num_layers": depth,
-        "attention_head_dim": width // depth,
-        "num_attention_heads": depth,  # the family's rule: a head for each layer
-        "caption_projection_dim": given["context_embedder.weight"].shape[0],
-        "joint_attention_dim": given["context_embedder.weight"].shape[1],
-        "pooled_projection_dim": given["y_embedder.mlp.0.weight"].shape[1],
-        "pos_embed_max_size": round(given["pos_embed"].shape[1] ** 0.5),
-        "qk_norm": "rms_norm" if any("ln_q" in name for name in given) else None,
-        "dual_attention_layers": tuple(sorted({int(n.split(".")[1]) for n in given if ".attn2." in n})),
-    }
-    converted = convert_sd3_transformer_checkpoint_to_diffusers(dict(given))
-    module = build(lambda: SD3Transformer2DModel(**config), converted, "SD3 transformer", device)
-    return DiffusionModel(
-        FlowTransformer(module),
-        parametrization="flow",
-        sigmas=shifted_flow(3.0),
-        latent_channels=config["in_channels"],
-        latent_scale=family.latent_scale,
-        latent_shift=family.latent_shift,
-        cond_width=config["joint_attention_dim"],
-        extras=pooled_extras,
-    )
-
-
 # ---------------------------------------------------------------------------------------- text encoders
 
 
@@ -216,12 +173,8 @@ def _text(tensors: Tensors, family: Family, device: torch.device) -> TextEncoder
         return TextEncoder((_clip(_under(tensors, SD1.marker), device),))
     if family is SD2:
         return TextEncoder((_open_clip(_under(tensors, SD2.marker), device, whole=False),))
-    if family is SDXL:
-        first = _clip(_under(tensors, "conditioner.embedders.0.transformer."), device, layer=-2, normed=False)
-        return TextEncoder((first, _open_clip(_under(tensors, SDXL.marker), device, whole=True)))
-    raise ValidationError(
-        f"text encoders of {family.name} in a single file are not supported: use its diffusers folder"
-    )
+    first = _clip(_under(tensors, "conditioner.embedders.0.transformer."), device, layer=-2, normed=False)
+    return TextEncoder((first, _open_clip(_under(tensors, SDXL.marker), device, whole=True)))
 
 
 def _clip(tensors: Tensors, device: torch.device, *, layer: int = -1, normed: bool = True) -> Tower:

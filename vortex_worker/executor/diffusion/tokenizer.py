@@ -55,7 +55,7 @@ def from_folder(folder: Path) -> Tokenizer:
         ValidationError: files are missing or malformed.
     """
     if (folder / "vocab.json").exists():
-        vocabulary = read_json(folder / "vocab.json")
+        vocabulary: Any = read_json(folder / "vocab.json")
         try:
             lines = (folder / "merges.txt").read_text("utf-8").splitlines()
         except (OSError, ValueError) as error:

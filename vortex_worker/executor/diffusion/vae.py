@@ -16,8 +16,9 @@ class VAE:
 
     def __init__(self, module: nn.Module) -> None:
         self.module: Any = module
-        self.latent_channels = int(self.module.config.latent_channels)
-        self.factor = 2 ** (len(self.module.config.block_out_channels) - 1)  # pixels to a latent's side
+        config: Any = module.config
+        self.latent_channels = int(config.latent_channels)
+        self.factor: int = 2 ** (len(config.block_out_channels) - 1)  # pixels to a latent's side
 
     def decode(self, samples: Tensor, report: Report) -> Tensor:
         """[B, C, h, w] → images [B, H, W, 3], 0 to 1; one at a time, which bounds the memory."""
