@@ -63,12 +63,16 @@ def live(config: WorkerConfig, log: Logger) -> int:
 
 def load_builtin(config: WorkerConfig, membership: Membership) -> Registry:
     """Load built-in nodes and everything that jobs would otherwise load or start first."""
+    from vortex_worker.executor import model_files
     from vortex_worker.executor.registry import Registry
-    from vortex_worker.sandbox.preload import preload
+    from vortex_worker.sandbox.preload import preload, preload_diffusion
 
     registry = Registry()
     registry.load_builtin()
     preload(JOB_MODULES)  # no extension module can be loaded after lockdown, and under `strict` no module
+    if config.models:
+        model_files.use(config.models)
+        preload_diffusion()
 
     from vortex_worker import device
 

@@ -1,7 +1,7 @@
 """The zygote: a process that has imported everything a worker needs, and forks workers on request.
 
 ``python -m vortex_worker.zygote``, started by the embedded supervisor with ``VORTEX_ZYGOTE_FD``, a
-SOCK_SEQPACKET socket. Each message is one JSON object; descriptors travel beside it:
+SOCK_SEQPACKET socket, and ``VORTEX_ZYGOTE_DIFFUSION`` where its workers have folders of models. Each message is one JSON object; descriptors travel beside it:
 
 ====================================================  ==========================================
 supervisor → zygote ``{"fork": n, "config": {…}}``    with socket, arena and log of the worker
@@ -122,7 +122,7 @@ def _prepare() -> int:
     from vortex_worker.device import cpu, cuda, metal  # noqa: F401
     from vortex_worker.executor.registry import Registry, installed
     from vortex_worker.main import JOB_MODULES
-    from vortex_worker.sandbox.preload import preload
+    from vortex_worker.sandbox.preload import preload, preload_diffusion
 
     registry = Registry()
     registry.load_builtin()
@@ -130,6 +130,8 @@ def _prepare() -> int:
     preload(JOB_MODULES)
     import vortex_worker.membership  # noqa: F401
 
+    if os.environ.pop("VORTEX_ZYGOTE_DIFFUSION", ""):
+        preload_diffusion()
     threads = cpu.threads()
     cpu.device()
     cpu.warm_up(threads=1)  # first kernels, in this thread

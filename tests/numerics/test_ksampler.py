@@ -218,12 +218,12 @@ def test_says_when_the_latent_was_broken() -> None:
     ("change", "message"),
     [
         ({"model": object()}, "'model' is a object: it takes a DiffusionModel"),
-        ({"latent": {"samples": torch.zeros(3, 4, 4, 4)}}, "'latent' has 4 channels: it takes 2"),
+        ({"latent": {"samples": torch.ones(3, 4, 4, 4)}}, "'latent' has 4 channels: it takes 2"),
         ({"latent": {"samples": torch.zeros(2, 2, 4, 4)}}, r"'positive' is a tensor \[3, .*must be 1 or 2"),
         ({"latent": {"samples": torch.zeros(3, 2, 4, 4).long()}}, "'latent' is of torch.int64"),
         ({"latent": {"samples": torch.zeros(3, 2, 4, 4), "batch_index": [1, 2]}}, "bad batch_index"),
         ({"latent": {"samples": torch.zeros(3, 2, 4, 4), "batch_index": [1, 2, 5000]}}, "bad batch_index"),
-        ({"latent": {"samples": torch.zeros(3, 2, 4, 4), "noise_mask": torch.ones(1)}}, "noise_mask: inpainting"),
+        ({"latent": {"samples": torch.zeros(3, 2, 4, 4), "noise_mask": torch.ones(1)}}, "bad noise_mask"),
         ({"negative": conditioning(1.0, 2.0)}, "'negative' is a tensor"),
         ({"denoise": 1e-9}, "'denoise' is 1e-09: with 20 steps it takes 0, or at least 2e-05"),
         ({"sampler_name": "eular"}, "did you mean 'euler'"),
@@ -240,8 +240,38 @@ def test_refuses_and_says_why(change: dict[str, Any], message: str) -> None:
 
 def test_lists_every_problem_at_once() -> None:
     with pytest.raises(ValidationError) as caught:
-        run(latent={"samples": torch.zeros(2, 5, 4, 4)}, negative=conditioning(1.0, 2.0, 3.0))
+        run(latent={"samples": torch.ones(2, 5, 4, 4)}, negative=conditioning(1.0, 2.0, 3.0))
     assert len(caught.value.problems) == 3
+
+
+def alone(x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+    """A network that looks at no neighbours."""
+    return torch.tanh(x * 0.7 + cond.float().mean())
+
+
+def test_an_empty_latent_gets_the_models_channels() -> None:
+    empty = run(latent={"samples": torch.zeros(3, 4, 4, 4)})["latent"]["samples"]
+    assert torch.equal(empty, run()["latent"]["samples"])
+
+
+def test_a_mask_keeps_the_rest_of_the_latent() -> None:
+    latent = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(3))
+    mask = torch.zeros(1, 32, 32)
+    mask[..., 16:] = 1
+    model = DiffusionModel(alone, latent_scale=0.2, latent_shift=0.1)
+    out = run(model, {"samples": latent, "noise_mask": mask}, denoise=0.6)["latent"]["samples"]
+    torch.testing.assert_close(out[..., :2], latent[..., :2], rtol=0, atol=1e-5)
+    whole = run(model, {"samples": latent}, denoise=0.6)["latent"]["samples"]
+    torch.testing.assert_close(out[..., 2:], whole[..., 2:], rtol=1e-5, atol=1e-5)
+    assert (out[..., 2:] - latent[..., 2:]).abs().max() > 0.1
+
+
+def test_scaled_latents_are_those_of_the_network() -> None:
+    latent = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(3))
+    scaled = DiffusionModel(alone, latent_scale=0.5, latent_shift=0.25)
+    out = run(scaled, {"samples": latent}, denoise=0.5)["latent"]["samples"]
+    plain = run(DiffusionModel(alone), {"samples": (latent - 0.25) * 0.5}, denoise=0.5)["latent"]["samples"]
+    torch.testing.assert_close(out, plain / 0.5 + 0.25, rtol=1e-5, atol=1e-5)
 
 
 def test_flow_refuses_noise_of_the_other_view() -> None:

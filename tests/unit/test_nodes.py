@@ -190,7 +190,7 @@ def test_latent_from_batch() -> None:
 
 def test_latent_upscale() -> None:
     samples = torch.rand(2, 4, 8, 6)
-    for method in image_nodes.RESIZE_METHODS:
+    for method in ("nearest-exact", "bilinear", "area", "bicubic"):
         out = go("LatentUpscale", samples={"samples": samples, "k": 1}, upscale_method=method, width=96, height=128)[
             "latent"
         ]
@@ -363,3 +363,76 @@ def test_memory_is_not_the_image_s_fault(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_load_image_takes_bytes() -> None:
     assert problems("LoadImage", data="picture.png") == ["parameter 'data' is 'picture.png': it takes bytes"]
     assert problems("LoadImage") == ["parameter 'data' is missing: it takes bytes"]
+
+
+# ------------------------------------------------------- masks, borders, layers
+
+
+def test_scale_by() -> None:
+    image = torch.rand(2, 6, 4, 3)
+    for method in image_nodes.RESIZE_METHODS:
+        assert go("ImageScaleBy", image=image, upscale_method=method, scale_by=2.5)["image"].shape == (2, 15, 10, 3)
+    assert go("LatentUpscaleBy", samples=latent(2), scale_by=0.01)["latent"]["samples"].shape[2:] == (1, 1)
+    assert len(problems("ImageScaleBy", image=torch.zeros(1, 4000, 4, 3), scale_by=8.0)) == 1
+
+
+def test_lanczos_keeps_a_constant_and_sharpens_an_edge() -> None:
+    flat = torch.full((1, 8, 8, 3), 0.3)
+    torch.testing.assert_close(
+        go("ImageScale", image=flat, upscale_method="lanczos", width=13, height=5)["image"],
+        torch.full((1, 5, 13, 3), 0.3),
+    )
+
+
+def test_masks() -> None:
+    image = torch.rand(2, 4, 5, 3)
+    mask = go("ImageToMask", image=image, channel="green")["mask"]
+    assert torch.equal(mask, image[..., 1])
+    assert torch.equal(go("InvertMask", mask=mask)["mask"], 1 - mask)
+    assert torch.equal(go("MaskToImage", mask=mask)["image"], mask[..., None].expand(2, 4, 5, 3))
+    assert torch.equal(go("SolidMask", value=0.5, width=3, height=2)["mask"], torch.full((1, 2, 3), 0.5))
+    assert problems("ImageToMask", image=image, channel="alpha") == ["'channel' is alpha: 'image' has 3 channels"]
+    data = io.BytesIO()
+    Image.new("RGBA", (3, 2), (255, 0, 51, 102)).save(data, "PNG")
+    for channel, value in {"red": 1.0, "green": 0.0, "blue": 0.2, "alpha": 0.6}.items():
+        found = go("LoadImageMask", data=data.getvalue(), channel=channel)["mask"]
+        torch.testing.assert_close(found, torch.full((1, 2, 3), value))
+
+
+def test_noise_masks_are_kept_for_the_sampler() -> None:
+    out = go("SetLatentNoiseMask", samples=latent(2, k=1), mask=torch.ones(16, 16))["latent"]
+    assert out["noise_mask"].shape == (1, 1, 16, 16)
+    assert out["k"] == 1
+    assert len(problems("SetLatentNoiseMask", samples=latent(2), mask=torch.ones(3, 16, 16))) == 1
+
+
+def test_a_border_to_draw_on() -> None:
+    image = torch.rand(1, 32, 32, 3)
+    out = go("ImagePadForOutpaint", image=image, left=8, feathering=4)
+    assert torch.equal(out["image"][:, :, 8:], image)
+    assert torch.equal(out["image"][:, :, :8], torch.full((1, 32, 8, 3), 0.5))
+    mask = out["mask"][0, 0]
+    assert mask[:8].min() == 1
+    assert mask[8:13].tolist() == pytest.approx([1, (3 / 4) ** 2, (2 / 4) ** 2, (1 / 4) ** 2, 0])
+    assert mask[13:].max() == 0
+
+
+def test_one_latent_over_another() -> None:
+    below, above = torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 4, 4)
+    values = {"samples_to": {"samples": below}, "samples_from": {"samples": above}, "x": 16, "y": 48}
+    out = go("LatentComposite", **values)["latent"]["samples"]
+    expected = below.clone()
+    expected[..., 6:, 2:6] = 1  # what lies outside is cut off
+    assert torch.equal(out, expected)
+    faded = go("LatentComposite", **values, feather=16)["latent"]["samples"][0, 0]
+    assert faded[7, 2:6].tolist() == [0.5, 1.0, 1.0, 0.5]
+    assert faded[6, 2:6].tolist() == [0.25, 0.5, 0.5, 0.25]
+    assert not below.any()
+    wrong = {"samples": torch.ones(1, 3, 4, 4)}
+    assert len(problems("LatentComposite", samples_to={"samples": below}, samples_from=wrong)) == 1
+
+
+def test_empty_latents_of_16_channels() -> None:
+    samples = go("EmptySD3LatentImage", width=64, height=32, batch_size=2)["latent"]["samples"]
+    assert samples.shape == (2, 16, 4, 8)
+    assert not samples.any()

@@ -27,6 +27,10 @@ BUILTIN = (
     "vortex_worker.executor.nodes.tensor",
     "vortex_worker.executor.nodes.latent",
     "vortex_worker.executor.nodes.image",
+    "vortex_worker.executor.nodes.mask",
+    "vortex_worker.executor.nodes.loaders",
+    "vortex_worker.executor.nodes.conditioning",
+    "vortex_worker.executor.nodes.vae",
     "vortex_worker.executor.nodes.sampling.ksampler",
 )
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
+import os
 import pkgutil
 import platform
 
 from vortex_worker import _core
 
-__all__ = ["PRELOAD", "preload"]
+__all__ = ["DIFFUSION", "PRELOAD", "preload", "preload_diffusion"]
 
 #: What usual nodes reach for and nobody has imported yet: modules with extension modules in them, and (for
 #: the strict policy, which opens no files) those that loading a checkpoint imports on the way. torch, numpy
@@ -82,6 +84,26 @@ PRELOAD = (
 )
 
 
+#: What nodes for diffusion models import, where the extra ``diffusion`` is installed. It brings tokenizers, SciPy and
+#: more, compiled all of them, and takes seconds: for workers that have folders of models.
+DIFFUSION = (
+    "transformers.models.clip.modeling_clip",
+    "transformers.models.clip.tokenization_clip",
+    "diffusers.loaders.single_file_utils",
+    "diffusers.models.autoencoders.autoencoder_kl",
+    "diffusers.models.unets.unet_2d_condition",
+)
+
+
+@functools.cache
+def preload_diffusion() -> list[str]:
+    """Import :data:`DIFFUSION`, if the libraries are there. Returns names that can't be had."""
+    if not all(importlib.util.find_spec(name) for name in ("diffusers", "transformers")):
+        return list(DIFFUSION)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # there is no network to look for models in
+    return _import_all(DIFFUSION)
+
+
 @functools.cache  # a worker that was forked finds it done
 def preload(extra: tuple[str, ...] = ()) -> list[str]:
     """Import the core, :data:`PRELOAD` and ``extra``, and Pillow's formats. Returns names that can't be had.
@@ -91,13 +113,18 @@ def preload(extra: tuple[str, ...] = ()) -> list[str]:
     """
     # The core's own modules, all of them: one that is first imported by a job would be refused like any other.
     core = [module.name for module in pkgutil.iter_modules(_core.__path__, _core.__name__ + ".")]
+    missing = _import_all((*core, *PRELOAD, *extra))
+    if "PIL.Image" not in missing:
+        importlib.import_module("PIL.Image").init()
+    platform.uname()  # which it remembers
+    return missing
+
+
+def _import_all(names: tuple[str, ...]) -> list[str]:
     missing = []
-    for name in (*core, *PRELOAD, *extra):
+    for name in names:
         try:
             importlib.import_module(name)
         except ImportError:
             missing.append(name)
-    if "PIL.Image" not in missing:
-        importlib.import_module("PIL.Image").init()
-    platform.uname()  # which it remembers
     return missing

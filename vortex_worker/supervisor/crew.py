@@ -99,7 +99,7 @@ class Crew:
         self._close_lock = threading.Lock()
         self.loop = asyncio.new_event_loop()
         self.loop.set_exception_handler(self._unexpected)
-        self._nursery = Nursery(self) if zygote else None
+        self._nursery = Nursery(self, diffusion=bool(config.models)) if zygote else None
         self._deathwatch = DeathWatch(lambda link: self.call(self._on_sign_of_death, link))
         self._thread = threading.Thread(target=self._serve, name="vortex-fabric", daemon=True)
         self._thread.start()

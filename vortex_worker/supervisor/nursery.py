@@ -40,9 +40,10 @@ class Order(NamedTuple):
 class Nursery:
     """Keeps one zygote, and turns orders into workers of ``crew``."""
 
-    def __init__(self, crew: Crew) -> None:
+    def __init__(self, crew: Crew, *, diffusion: bool) -> None:
         self._crew = crew
         self._loop = crew.loop
+        self._diffusion = diffusion  # workers have folders of models
         self._zygote: Zygote | None = None
         self._numbers = itertools.count(1)
         self._starts = Backoff()
@@ -58,7 +59,7 @@ class Nursery:
             self._close()
             return
         try:
-            self._zygote = zygote = Zygote()
+            self._zygote = zygote = Zygote(diffusion=self._diffusion)
         except LaunchError as error:
             self._failed(str(error), None)
             return

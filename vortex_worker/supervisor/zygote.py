@@ -36,8 +36,8 @@ class Message(NamedTuple):
 class Zygote:
     """A running zygote."""
 
-    def __init__(self) -> None:
-        """Start it. It imports for a second or two; requests wait in the socket meanwhile.
+    def __init__(self, *, diffusion: bool) -> None:
+        """Start it, with diffusers and transformers in it if ``diffusion`` (and they are installed). It imports for a second or two; requests wait in the socket meanwhile.
 
         Raises:
             LaunchError: the process could not be started.
@@ -51,7 +51,9 @@ class Zygote:
                 stdout=log_write,
                 stderr=log_write,
                 pass_fds=(theirs.fileno(),),
-                env=environment() | _ENVIRONMENT | {"VORTEX_ZYGOTE_FD": str(theirs.fileno())},
+                env=environment()
+                | _ENVIRONMENT
+                | {"VORTEX_ZYGOTE_FD": str(theirs.fileno()), "VORTEX_ZYGOTE_DIFFUSION": "1" * diffusion},
                 start_new_session=True,
             )
         except OSError as error:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 _IMAGE = (Port("image", "IMAGE"),)
 _MAX_PIXELS = 64 << 20  # 64 Mpx: above what cameras make, below what a decompression bomb wants
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
-RESIZE_METHODS = ("nearest-exact", "bilinear", "area", "bicubic")
+RESIZE_METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
+_MAX_SIDE = 16384  # pixels
 
 
 class LoadImage(AbstractExecutor):
@@ -28,23 +29,29 @@ class LoadImage(AbstractExecutor):
     params = (Param("data", "BYTES", doc="the file's content: PNG, JPEG, WebP, BMP, TIFF or GIF"),)
 
     def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-        import torch
-        from PIL import Image, UnidentifiedImageError
+        image, mask = decoded(params["data"])
+        return {"image": image, "mask": mask}
 
-        try:
-            with Image.open(io.BytesIO(params["data"]), formats=_FORMATS) as picture:
-                pixels, mask = _decode(picture)
-        except (ValidationError, MemoryError):
-            raise
-        except UnidentifiedImageError:
-            raise ValidationError(
-                f"'data' is {len(params['data'])} bytes of no image: it takes {', '.join(_FORMATS)}"
-            ) from None
-        except Exception as error:  # Pillow raises whatever its decoders stumble over
-            raise ValidationError(
-                f"'data' is an image that can't be decoded: {type(error).__name__}: {error}"
-            ) from None
-        return {"image": torch.from_numpy(pixels)[None], "mask": torch.from_numpy(mask)[None]}
+
+def decoded(data: bytes) -> tuple[Tensor, Tensor]:
+    """An image file's first frame: pixels [1, height, width, 3], and a mask [1, height, width], 1 where clear.
+
+    Raises:
+        ValidationError: it is no image of a known format, damaged or too large.
+    """
+    import torch
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+            pixels, mask = _decode(picture)
+    except (ValidationError, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise ValidationError(f"'data' is {len(data)} bytes of no image: it takes {', '.join(_FORMATS)}") from None
+    except Exception as error:  # Pillow raises whatever its decoders stumble over
+        raise ValidationError(f"'data' is an image that can't be decoded: {type(error).__name__}: {error}") from None
+    return torch.from_numpy(pixels)[None], torch.from_numpy(mask)[None]
 
 
 def _decode(picture: Image) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -107,7 +114,91 @@ def resize(planes: Tensor, params: dict[str, Any]) -> Tensor:
         kept_height = max(1, min(height, round(width * new_height / new_width)))
         left, top = (width - kept_width) // 2, (height - kept_height) // 2
         planes = planes[..., top : top + kept_height, left : left + kept_width]
+    if params["upscale_method"] == "lanczos":
+        return _lanczos(planes, new_height, new_width)
     return interpolate(planes, (new_height, new_width), mode=params["upscale_method"])
+
+
+def _lanczos(planes: Tensor, height: int, width: int) -> Tensor:
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    out = torch.empty(*planes.shape[:2], height, width)
+    for place in np.ndindex(*planes.shape[:2]):
+        plane = Image.fromarray(planes[place].float().contiguous().numpy())
+        out[place] = torch.from_numpy(np.array(plane.resize((width, height), Image.Resampling.LANCZOS)))
+    return out
+
+
+class ImageScaleBy(AbstractExecutor):
+    """Resize images by a factor."""
+
+    op_type = "ImageScaleBy"
+    input_ports = _IMAGE
+    output_ports = _IMAGE
+    params = (
+        Param("upscale_method", "CHOICE", default="bicubic", choices=RESIZE_METHODS),
+        Param("scale_by", "FLOAT", default=1.0, minimum=0.01, maximum=8.0),
+    )
+
+    def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
+        return scale_problems("image", inputs["image"].movedim(-1, 1), params["scale_by"])
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        planes = inputs["image"].movedim(-1, 1)
+        resized = resize(planes, scaled_size(planes, params))
+        return {"image": resized.movedim(1, -1).clamp(0, 1)}
+
+
+def scaled_size(planes: Tensor, params: dict[str, Any]) -> dict[str, Any]:
+    """What ``resize`` takes for ``scale_by``: the nearest whole size."""
+    height, width = (max(1, round(side * params["scale_by"])) for side in planes.shape[-2:])
+    return {"upscale_method": params["upscale_method"], "width": width, "height": height, "crop": "disabled"}
+
+
+def scale_problems(name: str, planes: Tensor, factor: float) -> list[str]:
+    """What keeps [batch, channels, height, width] from being resized by ``factor``."""
+    if planes.dim() != 4 or 0 in planes.shape:
+        return [f"{name!r} is a tensor {list(planes.shape)}: there is nothing to resize"]
+    if max(planes.shape[-2:]) * factor > _MAX_SIDE:
+        return [f"'scale_by' is {factor:g}: a side would be longer than {_MAX_SIDE}"]
+    return []
+
+
+class ImagePadForOutpaint(AbstractExecutor):
+    """Images with a grey border to draw on, and the mask of it, which fades into the picture."""
+
+    op_type = "ImagePadForOutpaint"
+    input_ports = _IMAGE
+    output_ports = (Port("image", "IMAGE"), Port("mask", "MASK"))
+    params = (
+        *(Param(side, "INT", default=0, minimum=0, maximum=8192) for side in ("left", "top", "right", "bottom")),
+        Param("feathering", "INT", default=40, minimum=0, maximum=8192, doc="pixels"),
+    )
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        import torch
+
+        image, feather = inputs["image"], params["feathering"]
+        batch, height, width, channels = image.shape
+        left, top = params["left"], params["top"]
+        size = (height + top + params["bottom"], width + left + params["right"])
+        out = self.context.empty((batch, *size, channels)).fill_(0.5)
+        out[:, top : top + height, left : left + width] = image
+        inside = torch.zeros(height, width)
+        if feather and 2 * feather < min(height, width):
+            # The distance to the nearest border that was added; sides that stay as they are have none.
+            y, x = torch.arange(height)[:, None].float(), torch.arange(width)[None].float()
+            far = torch.full((height, width), float(max(height, width)))
+            for added, distance in (
+                (left, x), (top, y), (params["right"], width - x), (params["bottom"], height - y),
+            ):  # fmt: skip
+                far = torch.minimum(far, distance.expand(height, width)) if added else far
+            inside = ((feather - far).clamp(min=0) / feather) ** 2
+        mask = torch.ones(size)
+        mask[top : top + height, left : left + width] = inside
+        return {"image": out, "mask": mask[None]}
 
 
 class ImageInvert(AbstractExecutor):
@@ -121,4 +212,4 @@ class ImageInvert(AbstractExecutor):
         return {"image": 1 - inputs["image"]}
 
 
-EXECUTORS = (LoadImage, ImageScale, ImageInvert)
+EXECUTORS = (LoadImage, ImageScale, ImageScaleBy, ImageInvert, ImagePadForOutpaint)

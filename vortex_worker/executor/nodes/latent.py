@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from vortex_worker.executor.base import AbstractExecutor
-from vortex_worker.executor.nodes.image import RESIZE_METHODS, resize
+from vortex_worker.executor.nodes.image import RESIZE_METHODS, resize, scale_problems, scaled_size
 from vortex_worker.executor.ports import Param, Port
 
 _LATENT = (Port("latent", "LATENT"),)
 _SAMPLES = (Port("samples", "LATENT"),)
+_RESIZE_METHODS = tuple(method for method in RESIZE_METHODS if method != "lanczos")  # latents are no pictures
 
 
 class EmptyLatentImage(AbstractExecutor):
@@ -39,7 +40,7 @@ class LatentUpscale(AbstractExecutor):
     input_ports = _SAMPLES
     output_ports = _LATENT
     params = (
-        Param("upscale_method", "CHOICE", default="nearest-exact", choices=RESIZE_METHODS),
+        Param("upscale_method", "CHOICE", default="nearest-exact", choices=_RESIZE_METHODS),
         Param("width", "INT", default=512, minimum=0, maximum=16384, doc="pixels"),
         Param("height", "INT", default=512, minimum=0, maximum=16384, doc="pixels"),
         Param("crop", "CHOICE", default="disabled", choices=("disabled", "center")),
@@ -55,6 +56,92 @@ class LatentUpscale(AbstractExecutor):
         size = {side: max(8, params[side]) // 8 if params[side] else 0 for side in ("width", "height")}
         samples = resize(inputs["samples"]["samples"], {**params, **size})
         return {"latent": {**inputs["samples"], "samples": samples}}
+
+
+class LatentUpscaleBy(AbstractExecutor):
+    """Resize a latent by a factor."""
+
+    op_type = "LatentUpscaleBy"
+    input_ports = _SAMPLES
+    output_ports = _LATENT
+    params = (
+        Param("upscale_method", "CHOICE", default="nearest-exact", choices=_RESIZE_METHODS),
+        Param("scale_by", "FLOAT", default=1.5, minimum=0.01, maximum=8.0),
+    )
+
+    def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
+        return scale_problems("samples", inputs["samples"]["samples"], params["scale_by"])
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        samples = inputs["samples"]["samples"]
+        return {"latent": {**inputs["samples"], "samples": resize(samples, scaled_size(samples, params))}}
+
+
+class SetLatentNoiseMask(AbstractExecutor):
+    """Have the sampler draw only where the mask is 1. The mask is resized to the latent then."""
+
+    op_type = "SetLatentNoiseMask"
+    input_ports = (*_SAMPLES, Port("mask", "MASK"))
+    output_ports = _LATENT
+
+    def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
+        mask, batch = inputs["mask"], len(inputs["samples"]["samples"])
+        if mask.dim() >= 2 and 0 not in mask.shape and mask.shape[:-2].numel() in (1, batch):
+            return []
+        return [f"'mask' is a tensor {list(mask.shape)}: it takes one [height, width] for all, or for each"]
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        mask = inputs["mask"]
+        return {"latent": {**inputs["samples"], "noise_mask": mask.reshape(-1, 1, *mask.shape[-2:])}}
+
+
+class LatentComposite(AbstractExecutor):
+    """Lay one latent over another, its inner edges faded."""
+
+    op_type = "LatentComposite"
+    input_ports = (Port("samples_to", "LATENT"), Port("samples_from", "LATENT"))
+    output_ports = _LATENT
+    params = tuple(
+        Param(name, "INT", default=0, minimum=0, maximum=16384, doc="pixels") for name in ("x", "y", "feather")
+    )
+
+    def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
+        below, above = inputs["samples_to"]["samples"].shape, inputs["samples_from"]["samples"].shape
+        if len(below) == len(above) == 4 and above[0] in (1, below[0]) and above[1] == below[1]:
+            return []
+        return [f"'samples_from' is {list(above)}: it can't be laid over {list(below)}"]
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        import torch
+
+        out = inputs["samples_to"]["samples"].clone()
+        x, y, feather = params["x"] // 8, params["y"] // 8, params["feather"] // 8
+        height, width = out.shape[-2:]
+        laid = inputs["samples_from"]["samples"][..., : max(0, height - y), : max(0, width - x)].to(out.dtype)
+        h, w = laid.shape[-2:]
+        down, across = torch.ones(h), torch.ones(w)
+        steps = (torch.arange(feather) + 1) / max(1, feather)
+        for line, begins, ends in ((down, y > 0, y + h < height), (across, x > 0, x + w < width)):
+            edge = steps[: len(line)]
+            if begins:
+                line[: len(edge)] *= edge
+            if ends:
+                line[len(line) - len(edge) :] *= edge.flip(0)
+        place = out[..., y : y + h, x : x + w]
+        place.copy_(torch.lerp(place, laid, (down[:, None] * across).to(out.dtype)))
+        return {"latent": {**inputs["samples_to"], "samples": out}}
+
+
+class EmptySD3LatentImage(AbstractExecutor):
+    """A latent of zeros with 16 channels, as Stable Diffusion 3 and Flux have them."""
+
+    op_type = "EmptySD3LatentImage"
+    output_ports = _LATENT
+    params = EmptyLatentImage.params
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        shape = (params["batch_size"], 16, params["height"] // 8, params["width"] // 8)
+        return {"latent": {"samples": self.context.empty(shape).zero_()}}
 
 
 class RepeatLatentBatch(AbstractExecutor):
@@ -108,4 +195,13 @@ class LatentFromBatch(AbstractExecutor):
         return {"latent": latent}
 
 
-EXECUTORS = (EmptyLatentImage, LatentUpscale, RepeatLatentBatch, LatentFromBatch)
+EXECUTORS = (
+    EmptyLatentImage,
+    EmptySD3LatentImage,
+    LatentComposite,
+    LatentFromBatch,
+    LatentUpscale,
+    LatentUpscaleBy,
+    RepeatLatentBatch,
+    SetLatentNoiseMask,
+)

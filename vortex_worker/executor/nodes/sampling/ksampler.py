@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from vortex_worker.errors import ExecutionError
 from vortex_worker.executor.base import AbstractExecutor
 from vortex_worker.executor.ports import Param, Port
+from vortex_worker.executor.validation import is_tensor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,9 +55,9 @@ class KSampler(AbstractExecutor):
         problems = [
             problem
             for name in ("positive", "negative")
-            if (problem := problem_of(inputs[name], name, samples.shape[0]))
+            if (problem := problem_of(model, inputs[name], name, samples.shape[0]))
         ]
-        if model.latent_channels not in (None, samples.shape[1]):
+        if model.latent_channels not in (None, samples.shape[1]) and samples.any():
             problems.append(f"'latent' has {samples.shape[1]} channels: it takes {model.latent_channels}")
         if not samples.is_floating_point():
             problems.append(f"'latent' is of {samples.dtype}: it takes a floating-point tensor")
@@ -67,8 +68,9 @@ class KSampler(AbstractExecutor):
             and all(isinstance(i, int) and 0 <= i <= MAX_BATCH_INDEX for i in index)
         ):
             problems.append(f"'latent' has a bad batch_index: it takes one of 0 to {MAX_BATCH_INDEX} a sample")
-        if latent.get("noise_mask") is not None:
-            problems.append("'latent' has a noise_mask: inpainting is not supported")
+        mask = latent.get("noise_mask")
+        if mask is not None and not (is_tensor(mask) and _fits(mask, samples)):
+            problems.append(f"'latent' has a bad noise_mask: it takes [{len(samples)} or 1, …, height, width], 0 to 1")
         steps, denoise = params["steps"], params["denoise"]
         if 0 < denoise * MAX_STEPS < steps:
             least = steps / MAX_STEPS
@@ -79,12 +81,14 @@ class KSampler(AbstractExecutor):
 
     def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
         from vortex_worker.executor.nodes.sampling import noise
-        from vortex_worker.executor.nodes.sampling.guidance import guided
+        from vortex_worker.executor.nodes.sampling.guidance import guided, masked
         from vortex_worker.executor.nodes.sampling.samplers import DROP_PENULTIMATE, SAMPLERS
         from vortex_worker.executor.nodes.sampling.schedules import sigmas_for
 
         model, latent, context, device = inputs["model"], inputs["latent"], self.context, self.context.device
         samples: Tensor = latent["samples"]
+        if model.latent_channels not in (None, samples.shape[1]):  # empty: of whatever channels the model has
+            samples = samples.new_zeros(len(samples), model.latent_channels, *samples.shape[2:])
         seed, name = params["seed"], params["sampler_name"]
         sigmas = sigmas_for(
             model,
@@ -94,14 +98,19 @@ class KSampler(AbstractExecutor):
             drop_penultimate=name in DROP_PENULTIMATE,
         )
         if not sigmas:
-            return {"latent": dict(latent)}
+            return {"latent": {**latent, "samples": samples}}
         # Before the work: a lease that is full should fail the job now.
         out = context.empty(samples.shape, samples.dtype)
 
         start, level = model.noise_scale(sigmas[0])
-        x = noise.initial(samples, seed, latent.get("batch_index")).to(device).mul_(level)
-        x.add_(samples.to(device, x.dtype), alpha=start)
+        drawn = noise.initial(samples, seed, latent.get("batch_index")).to(device)
+        original = model.scaled(samples.to(device, drawn.dtype))
+        x = drawn * level + original * start
         denoiser = guided(model, inputs["positive"], inputs["negative"], params["cfg"], x)
+        mask = latent.get("noise_mask")
+        if mask is not None:
+            mask = _resized(mask.to(device, x.dtype), x)
+            denoiser = masked(model, denoiser, mask, original, drawn)
         total = len(sigmas) - 1
 
         def report(step: int, x: Tensor, sigma: float, denoised: Tensor) -> None:
@@ -116,9 +125,21 @@ class KSampler(AbstractExecutor):
             context.progress(step, total)
 
         source = noise.NoiseSource(x, seed)
-        out.copy_(SAMPLERS[name](denoiser, x, sigmas, noise=source, callback=report))
+        out.copy_(model.unscaled(SAMPLERS[name](denoiser, x, sigmas, noise=source, callback=report)))
         context.progress(total, total)
         return {"latent": {**latent, "samples": out}}
+
+
+def _fits(mask: Tensor, samples: Tensor) -> bool:
+    return mask.dim() >= 2 and 0 not in mask.shape and mask.shape[:-2].numel() in (1, len(samples))
+
+
+def _resized(mask: Tensor, like: Tensor) -> Tensor:
+    """A mask of any size as [B or 1, 1, height, width] of the latent."""
+    from torch.nn.functional import interpolate
+
+    mask = mask.reshape(-1, 1, *mask.shape[-2:])
+    return interpolate(mask, like.shape[-2:], mode="bilinear").clamp(0, 1)
 
 
 EXECUTORS = (KSampler,)

@@ -6,20 +6,29 @@ Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Model
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Network = Callable[[Tensor, Tensor, Tensor], Tensor]
+Network = Callable[..., Tensor]
+Extras = Callable[[Mapping[str, Any], Tensor], dict[str, Tensor]]
 PARAMETRIZATIONS = ("eps", "v", "x0", "edm", "flow")
 _EDM_DATA = 0.5  # standard deviation of the data that `edm` is scaled for
 
 
 def stable_diffusion_sigmas() -> Tensor:
     """The 1000 noise levels of Stable Diffusion, ascending: betas linear in their roots, 0.00085 to 0.012."""
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    return discrete_sigmas(0.00085, 0.012, 1000, of_roots=True)
+
+
+def discrete_sigmas(first: float, last: float, count: int, *, of_roots: bool) -> Tensor:
+    """Noise levels, ascending, of ``count`` betas from ``first`` to ``last``, linear in themselves or their roots."""
+    power = 2 if of_roots else 1
+    betas = torch.linspace(first ** (1 / power), last ** (1 / power), count, dtype=torch.float64) ** power
     kept = torch.cumprod(1 - betas, 0)
     return ((1 - kept) / kept).sqrt().float()
 
@@ -28,7 +37,7 @@ class DiffusionModel:
     """A network and how to ask it.
 
     Args:
-        network: ``(x [B, …], t [B], cond [B, …]) → [B, …]``. ``x`` is scaled to the variance that the
+        network: ``(x [B, …], t [B], cond [B, …], **extras) → [B, …]``. ``x`` is scaled to the variance that the
             parametrization trains with; ``t`` float32: a sigma's place in the table, fractions and
             all (``eps``, ``v``, ``x0``), ln(sigma) / 4 (``edm``), or 1000 · sigma (``flow``).
         parametrization: what the network gives: the noise (``eps``), the velocity (``v``, Salimans
@@ -38,6 +47,10 @@ class DiffusionModel:
         sigmas: ascending noise levels that the network was trained on, [N]. Default: Stable
             Diffusion's; for ``flow`` 0.001 to 1.
         latent_channels: channels that ``samples`` must have; None: not checked.
+        latent_scale, latent_shift: the network sees (samples − shift) · scale of a VAE's latents.
+        cond_width: last dimension that ``cond`` must have; None: not checked.
+        extras: ``(options, like) → {name: [1 or B, …]}``: what else the network takes, made of a
+            conditioning's options (``pooled_output``, …) for latents like ``like``.
     """
 
     def __init__(
@@ -47,6 +60,10 @@ class DiffusionModel:
         parametrization: str = "eps",
         sigmas: Tensor | None = None,
         latent_channels: int | None = None,
+        latent_scale: float = 1.0,
+        latent_shift: float = 0.0,
+        cond_width: int | None = None,
+        extras: Extras | None = None,
     ) -> None:
         if parametrization not in PARAMETRIZATIONS:
             accepted = ", ".join(PARAMETRIZATIONS)
@@ -59,11 +76,33 @@ class DiffusionModel:
         self.network = network
         self.parametrization = parametrization
         self.latent_channels = latent_channels
+        self.latent_scale = latent_scale
+        self.latent_shift = latent_shift
+        self.cond_width = cond_width
+        self.extras = extras
         self.sigmas = sigmas
         self.sigma_min = float(self.sigmas[0])
         self.sigma_max = float(self.sigmas[-1])
         # Between two levels of the table, t is even in log sigma; a flow's is even in sigma.
         self._heights = self.sigmas if parametrization == "flow" else self.sigmas.log()
+
+    def with_network(self, network: Network) -> DiffusionModel:
+        """The same model around another network of its kind."""
+        other = copy.copy(self)
+        other.network = network
+        return other
+
+    def scaled(self, samples: Tensor) -> Tensor:
+        """A VAE's latents as the network sees them. An empty latent stays empty."""
+        if (self.latent_scale, self.latent_shift) == (1, 0) or not samples.any():
+            return samples
+        return (samples - self.latent_shift) * self.latent_scale
+
+    def unscaled(self, samples: Tensor) -> Tensor:
+        """The network's latents as a VAE gives them."""
+        if (self.latent_scale, self.latent_shift) == (1, 0):
+            return samples
+        return samples / self.latent_scale + self.latent_shift
 
     def sigma_to_t(self, sigma: Tensor) -> Tensor:
         """Each sigma's place in the table, with its fraction. Outside the table: the nearer end."""
@@ -93,26 +132,31 @@ class DiffusionModel:
         empty, and noise stands for the data's own variance too.
         """
         if self.parametrization == "flow":
-            return 1 - sigma, sigma
+            return self.noised(sigma)
         whole = sigma > self.sigma_max or math.isclose(sigma, self.sigma_max, rel_tol=1e-5)
         return 1.0, math.sqrt(sigma**2 + 1) if whole else sigma
 
-    def denoise(self, x: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
+    def noised(self, sigma: float) -> tuple[float, float]:
+        """``(a, b)`` of the data at ``sigma``: x = a · latent + b · noise."""
+        return (1 - sigma, sigma) if self.parametrization == "flow" else (1.0, sigma)
+
+    def denoise(self, x: Tensor, sigma: Tensor, cond: Tensor, **extras: Tensor) -> Tensor:
         """The network's estimate of the data, of the dtype of ``x``.
 
         Args:
             x: [B, …], noisy. sigma: [B], float32. cond: [B, …], whatever the network takes.
+            extras: [B, …], likewise.
         """
         wide = sigma.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1))
         match self.parametrization:
             case "flow":
-                return x - wide * self.network(x, sigma * 1000, cond).to(x.dtype)
+                return x - wide * self.network(x, sigma * 1000, cond, **extras).to(x.dtype)
             case "edm":
                 variance = wide**2 + _EDM_DATA**2
-                out = self.network(x / variance.sqrt(), sigma.log() / 4, cond).to(x.dtype)
+                out = self.network(x / variance.sqrt(), sigma.log() / 4, cond, **extras).to(x.dtype)
                 return x * (_EDM_DATA**2 / variance) + out * (wide * _EDM_DATA / variance.sqrt())
         variance = wide**2 + 1
-        out = self.network(x / variance.sqrt(), self.sigma_to_t(sigma), cond).to(x.dtype)
+        out = self.network(x / variance.sqrt(), self.sigma_to_t(sigma), cond, **extras).to(x.dtype)
         match self.parametrization:
             case "eps":
                 return x - wide * out

@@ -1,0 +1,415 @@
+"""Workflows as people have them, in sandboxed workers, against diffusers' pipelines on the same weights and noise."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import vortex_worker as vw
+from vortex_worker.errors import ValidationError
+from vortex_worker.executor.nodes.sampling.model import DiffusionModel
+from vortex_worker.executor.nodes.sampling.schedules import sigmas_for
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+import small_models
+
+pytestmark = [
+    # diffusers calls numpy.array on torch tensors, whose __array__ has no `copy` yet.
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:diffusers"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
+]
+EXAMPLES = Path(__file__).parents[2] / "examples" / "diffusion"
+CHECKPOINT = "v1-5-pruned-emaonly.safetensors"  # the examples' name of it
+CLOSE = 2e-4  # of pixels 0 to 1, between two ways of the same float32 computation
+
+
+class Shelf:
+    """The models on disk, and the pipelines that they were saved from."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.sd1, self.sd2, self.sdxl = small_models.sd1(), small_models.sd2(), small_models.sdxl()
+        for pipeline in (self.sd1, self.sd2, self.sdxl):
+            pipeline.set_progress_bar_config(disable=True)
+        small_models.save_file(self.sd1, self.under("checkpoints") / CHECKPOINT)
+        small_models.save_folder(self.sd1, folder / "diffusers" / "sd1")
+        small_models.save_file(self.sd2, folder / "checkpoints" / "sd2.safetensors", {"v_pred": torch.zeros(1)})
+        small_models.save_folder(self.sd2, folder / "diffusers" / "sd2")
+        small_models.save_file(self.sdxl, folder / "checkpoints" / "sdxl.safetensors")
+        small_models.save_folder(self.sdxl, folder / "diffusers" / "sdxl")
+
+    def under(self, name: str) -> Path:
+        path = self.folder / name
+        path.mkdir(exist_ok=True)
+        return path
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    return Shelf(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def fabric(shelf: Shelf) -> Any:
+    with vw.Fabric(1, standby=0, models=shelf.folder, lease_size=256 << 20, client_size=64 << 20) as fabric:
+        yield fabric.wait_ready(60)
+
+
+def sigmas(steps: int, denoise: float = 1.0, scheduler: str = "normal") -> list[float]:
+    return sigmas_for(DiffusionModel(lambda *_: None), scheduler, steps, denoise)  # type: ignore[arg-type,return-value]
+
+
+def noise(seed: int, side: int) -> Tensor:
+    return torch.randn(1, 4, side // 8, side // 8, generator=torch.Generator().manual_seed(seed))
+
+
+def reference(pipeline: Any, prompt: str, negative: str, *, steps: int, cfg: float, seed: int, side: int) -> Tensor:
+    """diffusers' image, [1, height, width, 3]."""
+    out: Tensor = pipeline(
+        prompt, negative_prompt=negative, guidance_scale=cfg, latents=noise(seed, side), output_type="pt",
+        sigmas=sigmas(steps), num_inference_steps=steps, height=side, width=side,
+    ).images  # fmt: skip
+    return out.movedim(1, -1)
+
+
+def example(name: str, **values: Any) -> dict[str, Any]:
+    """An example's graph with other values: ``node__input=value``."""
+    graph: dict[str, Any] = json.loads((EXAMPLES / name).read_text())
+    for target, value in values.items():
+        node, _, key = target.partition("__")
+        graph[node.removeprefix("n")]["inputs"][key] = value
+    return graph
+
+
+def picture(fabric: Any, graph: dict[str, Any], folder: Path) -> Tensor:
+    """The saved picture of a run, [1, height, width, 3], in 8 bits."""
+    result = fabric.run_workflow(graph, output_dir=folder)
+    (file,) = result.files
+    return torch.from_numpy(np.asarray(Image.open(file), np.float32) / 255)[None]
+
+
+def floats(fabric: Any, graph: dict[str, Any]) -> Tensor:
+    """What a run would save, before it is cut to 8 bits."""
+    (save,) = (key for key, node in graph.items() if node["class_type"] == "SaveImage")
+    graph = {key: node for key, node in graph.items() if key != save}
+    (values,) = fabric.run_workflow(graph).values.values()
+    image: Tensor = values["image"].clone()
+    return image
+
+
+def alike(ours: Tensor, theirs: Tensor) -> None:
+    assert theirs.std() > 0.05, "the reference is blank"
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=CLOSE)
+
+
+def test_text_to_image_unmodified_equals_diffusers(fabric: Any, shelf: Shelf, tmp_path: Path) -> None:
+    graph = example("text-to-image.json")
+    drawn = picture(fabric, graph, tmp_path)
+    sampler = graph["3"]["inputs"]
+    texts = graph["6"]["inputs"]["text"], graph["7"]["inputs"]["text"]
+    theirs = reference(shelf.sd1, *texts, steps=20, cfg=8, seed=sampler["seed"], side=512)
+    assert theirs.std() > 0.05
+    torch.testing.assert_close(drawn, theirs, rtol=0, atol=0.5 / 255 + CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("sd1", CHECKPOINT), ("sd1", "diffusers/sd1"), ("sd2", "sd2.safetensors"), ("sd2", "diffusers/sd2"),
+        ("sdxl", "sdxl.safetensors"), ("sdxl", "diffusers/sdxl"),
+    ],
+)  # fmt: skip
+def test_every_family_equals_diffusers(fabric: Any, shelf: Shelf, family: str, name: str) -> None:
+    graph = example(
+        "text-to-image.json", n4__ckpt_name=name, n5__width=64, n5__height=64, n3__steps=6, n3__cfg=4.5, n3__seed=5
+    )
+    texts = graph["6"]["inputs"]["text"], graph["7"]["inputs"]["text"]
+    alike(floats(fabric, graph), reference(getattr(shelf, family), *texts, steps=6, cfg=4.5, seed=5, side=64))
+
+
+def erased(folder: Path) -> tuple[Tensor, Tensor]:
+    """A picture, and the mask of the corner that is clear in it; both saved as the examples want them."""
+    y, x = np.mgrid[0:64, 0:64] / 64
+    pixels = (np.stack([x, y, 0.5 + 0.5 * np.sin(9 * x * y)], -1) * 255).round().astype(np.uint8)
+    mask = np.zeros((64, 64), bool)
+    mask[16:48, 32:64] = True
+    Image.fromarray(pixels).save(folder / "picture.png")
+    alpha = (~mask * 255).astype(np.uint8)
+    Image.fromarray(np.concatenate([pixels, alpha[..., None]], -1)).save(folder / "erased.png")
+    return torch.from_numpy(pixels.astype(np.float32) / 255)[None], torch.from_numpy(mask).float()[None, None]
+
+
+def encoded(pipeline: Any, image: Tensor) -> Tensor:
+    latent: Tensor = pipeline.vae.encode(image.movedim(-1, 1) * 2 - 1).latent_dist.mode()
+    return latent * pipeline.vae.config.scaling_factor
+
+
+def placed(graph: dict[str, Any], folder: Path) -> Path:
+    """The graph as a file beside its pictures."""
+    path = folder / "workflow.json"
+    path.write_text(json.dumps(graph))
+    return path
+
+
+def test_image_to_image_equals_diffusers(fabric: Any, shelf: Shelf, tmp_path: Path) -> None:
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    image, _ = erased(tmp_path)
+    values = {"n6__sampler_name": "euler", "n6__steps": 5, "n6__denoise": 0.5, "n4__text": "an oil painting"}
+    result = fabric.run_workflow(placed(example("image-to-image.json", **values), tmp_path), output_dir=tmp_path)
+    drawn = torch.from_numpy(np.asarray(Image.open(result.files[0]), np.float32) / 255)[None]
+
+    pipeline = StableDiffusionImg2ImgPipeline(**shelf.sd1.components, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        "an oil painting", negative_prompt="photograph", image=encoded(shelf.sd1, image), strength=0.5,
+        output_type="pt", guidance_scale=8.0, sigmas=sigmas(10), num_inference_steps=10,
+        generator=torch.Generator().manual_seed(280823642470253),
+    ).images.movedim(1, -1)  # fmt: skip
+    assert theirs.std() > 0.05
+    torch.testing.assert_close(drawn, theirs, rtol=0, atol=0.5 / 255 + CLOSE)
+
+
+def test_inpainting_equals_diffusers(fabric: Any, shelf: Shelf, tmp_path: Path) -> None:
+    """The pipeline blends latents after each step, the workflow around each: the same for euler."""
+    from diffusers import StableDiffusionInpaintPipeline
+
+    image, mask = erased(tmp_path)
+    graph = example("inpaint.json", n6__steps=5, n6__denoise=0.5, n3__vae=["1", 2])
+    graph["3"] = {"class_type": "VAEEncode", "inputs": {"pixels": ["2", 0], "vae": ["1", 2]}}
+    graph["9"] = {"class_type": "SetLatentNoiseMask", "inputs": {"samples": ["3", 0], "mask": ["2", 1]}}
+    graph["6"]["inputs"]["latent_image"] = ["9", 0]
+    result = fabric.run_workflow(placed(graph, tmp_path), output_dir=tmp_path)
+    drawn = torch.from_numpy(np.asarray(Image.open(result.files[0]), np.float32) / 255)[None]
+
+    pipeline = StableDiffusionInpaintPipeline(**shelf.sd1.components, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    latent = encoded(shelf.sd1, image)
+    theirs = pipeline(
+        "a cat on a bench", negative_prompt="watermark, text", image=latent, mask_image=mask,
+        masked_image_latents=latent, height=64, width=64, strength=0.5, output_type="pt", guidance_scale=8.0,
+        sigmas=sigmas(10),
+        num_inference_steps=10, generator=torch.Generator().manual_seed(1040111309094545),
+    ).images.movedim(1, -1)  # fmt: skip
+    assert theirs.std() > 0.05
+    torch.testing.assert_close(drawn, theirs, rtol=0, atol=0.5 / 255 + CLOSE)
+
+
+def test_inpainting_keeps_what_the_mask_leaves(fabric: Any, shelf: Shelf, tmp_path: Path) -> None:
+    erased(tmp_path)
+    graph = example("inpaint.json", n6__steps=4)
+    del graph["7"], graph["8"]
+    sampled = fabric.run_workflow(placed(graph, tmp_path)).values["6"]["latent"]
+    del graph["6"]
+    graph = {key: graph[key] for key in ("1", "2", "3")}
+    given = fabric.run_workflow(placed(graph, tmp_path)).values["3"]["latent"]
+    kept = given["noise_mask"][:, :, 3::8, 3::8] == 0
+    assert kept.any()
+    assert not kept.all()
+    changed = (sampled["samples"] - given["samples"]).abs().amax(1, keepdim=True)
+    assert changed[kept].max() < 1e-4
+    assert changed[given["noise_mask"][:, :, 4::8, 4::8] == 1].min() > 1e-3
+
+
+def lora_of(pipeline: Any, spelling: str) -> tuple[dict[str, Tensor], dict[str, tuple[Any, Tensor]]]:
+    """A LoRA in a trainer's spelling, and what it adds: weight's name → (layer, change)."""
+    generator = torch.Generator().manual_seed(9)
+    chosen = {
+        "unet": ("down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k", "conv_in",
+                 "mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0", "up_blocks.1.resnets.1.conv1"),
+        "text_encoder": ("encoder.layers.0.self_attn.q_proj", "encoder.layers.1.mlp.fc2"),
+    }  # fmt: skip
+    tensors, changes = {}, {}
+    for part, names in chosen.items():
+        for name in names:
+            layer = getattr(pipeline, part).get_submodule(name)
+            weight, rank = layer.weight, 3
+            down = torch.randn(rank, *weight.shape[1:], generator=generator) / weight[0].numel() ** 0.5
+            up = torch.randn(weight.shape[0], rank, *[1] * (weight.dim() - 2), generator=generator) / rank**0.5
+            change = (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
+            full = name if part == "unet" else "text_model." + name
+            if spelling == "diffusers":
+                tensors |= {f"{part}.{full}.lora_A.weight": down, f"{part}.{full}.lora_B.weight": up}
+            else:
+                prefix = "lora_unet_" if part == "unet" else "lora_te_"
+                if spelling == "original" and part == "unet":
+                    full = small_models._ldm_unet_name(name + ".weight", 1).removesuffix(".weight")
+                key = prefix + full.replace(".", "_")
+                alpha = torch.tensor(1.5)
+                tensors |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": alpha}
+                change = change * 1.5 / rank
+            changes[f"{part}.{name}"] = (layer, change)
+    return tensors, changes
+
+
+@pytest.mark.parametrize("spelling", ["kohya", "original", "diffusers"])
+def test_lora_equals_weights_merged_by_hand(fabric: Any, shelf: Shelf, spelling: str) -> None:
+    from safetensors.torch import save_file
+
+    tensors, changes = lora_of(shelf.sd1, spelling)
+    save_file(tensors, shelf.under("loras") / f"{spelling}.safetensors")
+    values = {"n2__lora_name": f"{spelling}.safetensors", "n6__steps": 4, "n3__width": 64, "n3__height": 64}
+    graph = example("lora.json", **values)
+    styled = floats(fabric, graph)
+    run = {"steps": 4, "cfg": 8.0, "seed": graph["6"]["inputs"]["seed"], "side": 64}
+    texts = graph["4"]["inputs"]["text"], graph["5"]["inputs"]["text"]
+    plain = reference(shelf.sd1, *texts, **run)
+    for name, (layer, change) in changes.items():
+        layer.weight += change * (0.8 if name.startswith("unet") else 1.0)
+    try:
+        alike(styled, reference(shelf.sd1, *texts, **run))
+    finally:
+        for name, (layer, change) in changes.items():
+            layer.weight -= change * (0.8 if name.startswith("unet") else 1.0)
+    assert (styled - plain).abs().max() > 0.05, "the LoRA changed nothing"
+    del graph["2"]
+    graph["6"]["inputs"]["model"], graph["4"]["inputs"]["clip"], graph["5"]["inputs"]["clip"] = (
+        ["1", 0],
+        ["1", 1],
+        ["1", 1],
+    )
+    alike(floats(fabric, graph), plain)  # the model that it was added to is as it was
+
+
+def test_a_long_weighted_prompt(fabric: Any, shelf: Shelf) -> None:
+    """Rows of 77 tokens one after the other; a weighted token is moved away from the empty prompt's."""
+    clip = fabric.run("CheckpointLoaderSimple", params={"ckpt_name": CHECKPOINT})["clip"]
+
+    def encode(text: str) -> Tensor:
+        cond: Tensor = fabric.run("CLIPTextEncode", {"clip": clip}, {"text": text})["conditioning"][0][0].clone()
+        return cond
+
+    def theirs(text: str) -> Tensor:
+        ids = shelf.sd1.tokenizer(text, padding="max_length", max_length=77, return_tensors="pt").input_ids
+        hidden: Tensor = shelf.sd1.text_encoder(ids).last_hidden_state
+        return hidden
+
+    long = "one two three four five six seven eight nine ten " * 10  # 100 tokens
+    first, second = (
+        "one two three four five six seven eight nine ten " * 7 + "one two three four five",
+        long.split()[75:],
+    )
+    expected = torch.cat([theirs(first), theirs(" ".join(second))], 1)
+    torch.testing.assert_close(encode(long), expected, rtol=0, atol=1e-5)
+
+    plain, empty = theirs("a red cat"), theirs("")
+    weights = torch.ones(77)
+    weights[2] = 1.3
+    torch.testing.assert_close(
+        encode("a (red:1.3) cat"), empty + (plain - empty) * weights[None, :, None], rtol=0, atol=1e-5
+    )
+    torch.testing.assert_close(encode("a \\(red\\) cat"), theirs("a (red) cat"), rtol=0, atol=1e-5)
+
+
+def test_clip_skip(fabric: Any, shelf: Shelf) -> None:
+    clip = fabric.run("CheckpointLoaderSimple", params={"ckpt_name": CHECKPOINT})["clip"]
+    skipped = fabric.run("CLIPSetLastLayer", {"clip": clip}, {"stop_at_clip_layer": -2})["clip"]
+    cond = fabric.run("CLIPTextEncode", {"clip": skipped}, {"text": "a cat"})["conditioning"][0][0]
+    ids = shelf.sd1.tokenizer("a cat", padding="max_length", max_length=77, return_tensors="pt").input_ids
+    encoder = shelf.sd1.text_encoder
+    theirs = encoder.final_layer_norm(encoder(ids, output_hidden_states=True).hidden_states[-2])
+    torch.testing.assert_close(cond.clone(), theirs, rtol=0, atol=1e-5)
+
+
+def test_tiles_equal_the_whole_but_for_what_reaches_across(fabric: Any, shelf: Shelf) -> None:
+    vae = fabric.run("VAELoader", params={"vae_name": "diffusers/sd1/vae"})["vae"]
+    samples = torch.nn.functional.interpolate(noise(3, 64), scale_factor=4, mode="bicubic")
+    whole = fabric.run("VAEDecode", {"vae": vae, "samples": {"samples": samples}})["image"]
+    one = {"tile_size": 512, "overlap": 64}
+    tiled = fabric.run("VAEDecodeTiled", {"vae": vae, "samples": {"samples": samples}}, one)["image"]
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-5)
+    tiled = fabric.run(
+        "VAEDecodeTiled", {"vae": vae, "samples": {"samples": samples}}, {"tile_size": 128, "overlap": 64}
+    )
+    assert tiled["image"].shape == whole.shape == (1, 256, 256, 3)
+    # Norms and the middle's attention see a whole tile, so tiles differ; but less than a shuffled picture would.
+    difference = (tiled["image"] - whole).abs().mean()
+    assert 0 < difference < 0.5 * (whole.roll(64, 2) - whole).abs().mean()
+
+
+def test_weights_stay_in_the_file(shelf: Shelf) -> None:
+    """Two workers on one model hold it once: its pages are the file's, not anybody's own."""
+    name = shelf.folder / "checkpoints" / "sdxl.safetensors"
+    with vw.Fabric(2, standby=0, models=shelf.folder, lease_size=64 << 20, client_size=64 << 20) as fabric:
+        fabric.wait_ready(60)
+        jobs = [fabric.submit("CheckpointLoaderSimple", params={"ckpt_name": name.name}) for _ in range(2)]
+        held = [job.result() for job in jobs]
+        assert len({job.worker for job in jobs}) == 2
+        for worker in fabric.workers():
+            own = mapped = 0
+            for block in Path(f"/proc/{worker['pid']}/smaps").read_text().split("VmFlags")[:-1]:
+                if name.name in block:
+                    sizes = dict(line.split(":", 1) for line in block.splitlines() if " kB" in line)
+                    mapped += int(sizes["Size"].split()[0])
+                    own += int(sizes["Anonymous"].split()[0])  # copied on write
+            assert mapped >= name.stat().st_size // 1024
+            assert own == 0
+        del held
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("truncated", "is no sound safetensors file"),
+        ("header", "is no sound safetensors file"),
+        ("missing", r"the weights are no Stable Diffusion 1 U-Net: it lacks 1 of \d+: conv_out.bias"),
+        ("unexpected", r"the weights are no VAE: it has 7 unexpected: .* and 2 more"),
+        ("misshapen", r"shapes differ: conv_out.weight \[4, 32, 1, 1\] instead of"),
+        ("other", "is no checkpoint: it has a, b"),
+        ("pickle", "is a pickle, and loading it would run its code"),
+        (
+            "absent",
+            "there is no 'v1-5-pruned-emaonly.ckpt' in the folders of models; did you mean 'v1-5-pruned-emaonly",
+        ),
+        ("outside", "is no name of a model"),
+    ],
+)
+def test_bad_checkpoints_are_refused(fabric: Any, shelf: Shelf, damage: str, said: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    good, path = shelf.folder / "checkpoints" / CHECKPOINT, shelf.under("bad") / f"{damage}.safetensors"
+    tensors = load_file(good)
+    match damage:
+        case "truncated":
+            path.write_bytes(good.read_bytes()[:-1000])
+        case "header":
+            path.write_bytes(b"\xff" * 8 + good.read_bytes()[8:4096])
+        case "missing":
+            del tensors["model.diffusion_model.out.2.bias"]
+        case "unexpected":
+            tensors |= {f"first_stage_model.encoder.down.0.block.0.extra{i}": torch.zeros(1) for i in range(7)}
+        case "misshapen":
+            tensors["model.diffusion_model.out.2.weight"] = torch.zeros(4, 32, 1, 1)
+        case "other":
+            tensors = {"a": torch.zeros(1), "b": torch.zeros(1)}
+        case "pickle":
+            path = path.with_suffix(".ckpt")
+            path.write_bytes(b"\x80\x04.")
+    name = {"absent": "v1-5-pruned-emaonly.ckpt", "outside": "../secret.safetensors"}.get(damage, f"bad/{path.name}")
+    if damage in ("missing", "unexpected", "misshapen", "other"):
+        save_file(tensors, path)
+    with pytest.raises(ValidationError, match=said):
+        fabric.run("CheckpointLoaderSimple", params={"ckpt_name": name})
+
+
+def test_a_model_takes_its_own_conditioning(fabric: Any) -> None:
+    sd1 = fabric.run("CheckpointLoaderSimple", params={"ckpt_name": CHECKPOINT})
+    sdxl = fabric.run("CheckpointLoaderSimple", params={"ckpt_name": "sdxl.safetensors"})
+    cond = fabric.run("CLIPTextEncode", {"clip": sd1["clip"]}, {"text": "a cat"})["conditioning"]
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    with pytest.raises(ValidationError, match=r"'positive' is of width 64: this model takes 192"):
+        fabric.run("KSampler", {"model": sdxl["model"], "positive": cond, "negative": cond, "latent": latent})
+    wrong = {"samples": torch.ones(1, 16, 8, 8)}
+    with pytest.raises(ValidationError, match=r"'latent' has 16 channels: it takes 4"):
+        fabric.run("KSampler", {"model": sd1["model"], "positive": cond, "negative": cond, "latent": wrong})

@@ -1,0 +1,18 @@
+"""Models people use, through diffusers and transformers (the extra ``vortex-worker[diffusion]``).
+
+What each room is; imports run downwards::
+
+    checkpoint     a file or folder → model, text encoder, VAE
+    single_file    parts of a single file: their configuration read from the shapes, their names mapped
+    folder         parts of a diffusers folder
+    lora           low-rank additions, merged into a private copy
+    networks       diffusers' networks as `sampling.model` asks them
+    text           text encoders with weighted prompts
+    vae            pixels to latents and back, whole or in tiles
+    tokenizer      words to CLIP's tokens
+    parts          a module and its weights, which stay mapped from the file
+    weights        safetensors files, checked
+    prompt         ComfyUI's prompt syntax; plain Python
+
+Nothing here is imported before a node needs it; nothing asks a hub; nothing is unpickled.
+"""

@@ -1,0 +1,113 @@
+"""Checkpoints as diffusers saves them: a folder of parts, each with its configuration as JSON.
+
+Only classes named here are made, whatever a folder asks for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vortex_worker.errors import ValidationError
+from vortex_worker.executor.diffusion.networks import UNet, sdxl_extras
+from vortex_worker.executor.diffusion.parts import build
+from vortex_worker.executor.diffusion.text import TextEncoder, Tower
+from vortex_worker.executor.diffusion.tokenizer import from_folder
+from vortex_worker.executor.diffusion.vae import VAE
+from vortex_worker.executor.diffusion.weights import read_folder, read_json
+from vortex_worker.executor.nodes.sampling.model import DiffusionModel, discrete_sigmas
+
+SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
+_PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+
+
+def load(path: Path, device: torch.device) -> tuple[DiffusionModel, TextEncoder, VAE]:
+    """The parts of a folder.
+
+    Raises:
+        ValidationError: of no known kind, or a part is missing or malformed.
+    """
+    kind = read_json(path / "model_index.json").get("_class_name")
+    vae = load_vae(path / "vae", device)
+    match kind:
+        case "StableDiffusionPipeline":
+            return _unet(path, vae, device), TextEncoder((_tower(path, "", device),)), vae
+        case "StableDiffusionXLPipeline":
+            side = {"layer": -2, "normed": False}
+            towers = _tower(path, "", device, **side), _tower(path, "_2", device, **side)
+            return _unet(path, vae, device), TextEncoder(towers), vae
+    raise ValidationError(f"{path.name} is a {str(kind)[:100]}: it takes one of {SD}, {SDXL}")
+
+
+def load_vae(path: Path, device: torch.device) -> VAE:
+    """The VAE of a folder that holds one."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    return VAE(_diffusers(AutoencoderKL, path, "VAE", device))
+
+
+def _unet(path: Path, vae: VAE, device: torch.device) -> DiffusionModel:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    module: Any = _diffusers(UNet2DConditionModel, path / "unet", "U-Net", device)
+    config = module.config
+    if config.in_channels != config.out_channels:
+        raise ValidationError(
+            f"this U-Net takes {config.in_channels} channels: inpainting and other variants that see more than the "
+            "latent are not supported; VAEEncodeForInpaint works with ordinary models"
+        )
+    scheduler = read_json(path / "scheduler" / "scheduler_config.json")
+    prediction = scheduler.get("prediction_type", "epsilon")
+    if prediction not in _PREDICTIONS:
+        raise ValidationError(f"the scheduler predicts {prediction!r:.50}: it takes {', '.join(_PREDICTIONS)}")
+    return DiffusionModel(
+        UNet(module),
+        parametrization=_PREDICTIONS[prediction],
+        sigmas=_sigmas(scheduler),
+        latent_channels=config.in_channels,
+        latent_scale=vae.module.config.scaling_factor,
+        cond_width=config.cross_attention_dim,
+        extras=sdxl_extras if config.addition_embed_type == "text_time" else None,
+    )
+
+
+def _sigmas(scheduler: dict[str, Any]) -> torch.Tensor:
+    schedule = scheduler.get("beta_schedule", "scaled_linear")
+    if schedule not in ("scaled_linear", "linear"):
+        raise ValidationError(f"the scheduler's betas are {schedule!r:.50}: it takes scaled_linear or linear")
+    first, last = scheduler.get("beta_start", 0.00085), scheduler.get("beta_end", 0.012)
+    count = scheduler.get("num_train_timesteps", 1000)
+    sound = isinstance(count, int) and 2 <= count <= 100_000
+    if not sound or not all(isinstance(beta, float) for beta in (first, last)) or not 0 < first <= last < 1:
+        raise ValidationError(f"the scheduler has {count!r:.30} steps of beta {first!r:.30} to {last!r:.30}")
+    return discrete_sigmas(first, last, count, of_roots=schedule == "scaled_linear")
+
+
+def _tower(path: Path, suffix: str, device: torch.device, **how: Any) -> Tower:
+    from transformers.models.clip.configuration_clip import CLIPTextConfig
+    from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
+
+    folder = path / f"text_encoder{suffix}"
+    given = read_json(folder / "config.json")
+    classes = {"CLIPTextModel": CLIPTextModel, "CLIPTextModelWithProjection": CLIPTextModelWithProjection}
+    named = given.get("architectures")
+    make: Any = classes.get(named[0]) if isinstance(named, list) and named and isinstance(named[0], str) else None
+    if make is None:
+        raise ValidationError(f"{folder.name} is a {str(named)[:100]}: it takes {' or '.join(classes)}")
+
+    def module() -> nn.Module:
+        own: nn.Module = make(CLIPTextConfig.from_dict(given))
+        return own
+
+    weights = read_folder(folder, "model")
+    return Tower(build(module, weights, "CLIP text encoder", device), from_folder(path / f"tokenizer{suffix}"), **how)
+
+
+def _diffusers(cls: Any, folder: Path, what: str, device: torch.device) -> nn.Module:
+    config = read_json(folder / "config.json")
+    if config.get("_class_name") != cls.__name__:
+        raise ValidationError(f"{folder.name} is a {str(config.get('_class_name'))[:100]}: it takes a {cls.__name__}")
+    return build(lambda: cls.from_config(config), read_folder(folder, "diffusion_pytorch_model"), what, device)

@@ -1,0 +1,97 @@
+"""Text encoders: a prompt to the tensors that a diffusion model is conditioned on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vortex_worker.executor.diffusion.prompt import Token, chunks
+from vortex_worker.executor.diffusion.tokenizer import Tokenizer
+
+LENGTH = 77  # tokens that a CLIP reads at once
+
+
+@dataclass(frozen=True)
+class Tower:
+    """One CLIP text transformer.
+
+    Args:
+        module: transformers' ``CLIPTextModel`` or ``CLIPTextModelWithProjection``.
+        layer: the layer whose output is taken, counted from the end; −1 is the last.
+        normed: that output goes through the final norm.
+        absent: layers of the original that the file's module doesn't have at its end (diffusers' SD 2.x).
+    """
+
+    module: nn.Module
+    tokenizer: Tokenizer
+    layer: int = -1
+    normed: bool = True
+    absent: int = 0
+
+    def encode(self, rows: Sequence[Sequence[Token]]) -> tuple[Tensor, Tensor]:
+        """Rows of tokens → hidden [1, rows · 77, width], pooled [1, width] of the first row; float32.
+
+        A token's weight moves its output away from, or towards, what the empty prompt gives there.
+        """
+        tokens = [[token for token, _ in row] for row in rows]
+        weights = torch.tensor([[weight for _, weight in row] for row in rows])
+        is_weighted = bool((weights != 1).any())
+        if is_weighted:
+            frame = self.tokenizer
+            tokens.append([frame.start, frame.end] + [frame.pad] * (LENGTH - 2))
+        hidden, pooled = self._run(torch.tensor(tokens))
+        if is_weighted:
+            empty, hidden = hidden[-1:], hidden[:-1]
+            hidden = empty + (hidden - empty) * weights.to(hidden.device)[..., None]
+        return hidden.reshape(1, -1, hidden.shape[-1]), pooled[:1]
+
+    def _run(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        module: Any = self.module
+        text: Any = getattr(module, "text_model", module)
+        device = text.embeddings.token_embedding.weight.device
+        out = module(input_ids=tokens.to(device), output_hidden_states=True)
+        pooled = out.text_embeds if "text_embeds" in out else out.pooler_output
+        depth = len(out.hidden_states) - 1
+        place = max(-depth, min(-1, self.layer + self.absent))
+        if place == -1 and self.normed:
+            hidden = out.last_hidden_state
+        else:
+            hidden = out.hidden_states[place]
+            hidden = text.final_layer_norm(hidden) if self.normed else hidden
+        return hidden.float(), pooled.float()
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """What workflows call CLIP: one tower, or SDXL's two side by side."""
+
+    towers: tuple[Tower, ...]
+
+    def encode(self, text: str) -> tuple[Tensor, Tensor]:
+        """A prompt, weights and all → cond [1, n · 77, width], pooled [1, width of the last tower]; float32, CPU."""
+        return self.encode_each([text] * len(self.towers))
+
+    def encode_each(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """As ``encode``, with a prompt for each tower; the shorter ones are filled up with empty rows."""
+        rows = [_rows(tower, text) for tower, text in zip(self.towers, texts, strict=True)]
+        most = max(map(len, rows))
+        hidden, pooled = [], []
+        for tower, own in zip(self.towers, rows, strict=True):
+            own += _rows(tower, "") * (most - len(own))
+            given = tower.encode(own)
+            hidden.append(given[0])
+            pooled.append(given[1])
+        return torch.cat(hidden, -1).cpu(), pooled[-1].cpu()
+
+    def at_layer(self, layer: int) -> TextEncoder:
+        """The same with another layer's output, counted from the end: "CLIP skip"."""
+        return replace(self, towers=tuple(replace(tower, layer=layer) for tower in self.towers))
+
+
+def _rows(tower: Tower, text: str) -> list[list[Token]]:
+    frame = tower.tokenizer
+    return chunks(text, frame.encode, start=frame.start, end=frame.end, pad=frame.pad, length=LENGTH)

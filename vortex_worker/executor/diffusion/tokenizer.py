@@ -1,0 +1,100 @@
+"""CLIP's tokens of a word: from a diffusers folder's vocabulary, or from the one that comes with the package."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vortex_worker.errors import ValidationError
+from vortex_worker.executor.diffusion.weights import read_json
+
+#: Libraries look for networks at import otherwise. There is none here.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+_MERGES = Path(__file__).parent / "clip_merges.txt.gz"
+CLIP_VOCABULARY = 49408
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """``encode`` gives the tokens of one word; ``start``, ``end`` and ``pad`` frame a prompt."""
+
+    encode: Callable[[str], Sequence[int]]
+    start: int
+    end: int
+    pad: int
+
+
+def shipped(pad: int | None = None) -> Tokenizer:
+    """OpenAI's vocabulary, which every CLIP of Stable Diffusion has. ``pad``: None is the end token."""
+    words, vocabulary = _shipped()
+    return _of(words, vocabulary, pad)
+
+
+@functools.cache
+def _shipped() -> tuple[Callable[[str], Sequence[int]], dict[str, int]]:
+    with gzip.open(_MERGES, "rt", encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    merges = [tuple(line.split()) for line in lines]
+    letters = _byte_letters()
+    names = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges), _START, _END]
+    vocabulary = {name: number for number, name in enumerate(names)}
+    return _words(vocabulary, merges), vocabulary
+
+
+def from_folder(folder: Path) -> Tokenizer:
+    """The tokenizer of a diffusers folder: ``vocab.json`` and ``merges.txt``, or ``tokenizer.json``.
+
+    Raises:
+        ValidationError: files are missing or malformed.
+    """
+    if (folder / "vocab.json").exists():
+        vocabulary: Any = read_json(folder / "vocab.json")
+        try:
+            lines = (folder / "merges.txt").read_text("utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise ValidationError(f"{folder.name}/merges.txt can't be read: {error}") from None
+        merges: Any = [line for line in lines if line and not line.startswith("#version")]
+    else:
+        model = read_json(folder / "tokenizer.json").get("model")
+        vocabulary, merges = (model.get("vocab"), model.get("merges")) if isinstance(model, dict) else (None, None)
+    try:
+        words = _words(vocabulary, [tuple(pair.split() if isinstance(pair, str) else pair) for pair in merges])
+    except Exception as error:  # the library raises bare exceptions
+        raise ValidationError(f"{folder.name}: its vocabulary and merges make no tokenizer: {error}") from None
+    settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+    pad = settings.get("pad_token")
+    pad = pad.get("content") if isinstance(pad, dict) else pad
+    return _of(words, vocabulary, vocabulary.get(pad) if isinstance(pad, str) else None)
+
+
+def _of(words: Callable[[str], Sequence[int]], vocabulary: dict[str, int], pad: int | None) -> Tokenizer:
+    if _START not in vocabulary or _END not in vocabulary:
+        raise ValidationError(f"the tokenizer's vocabulary lacks {_START} or {_END}")
+    end = vocabulary[_END]
+    return Tokenizer(words, vocabulary[_START], end, end if pad is None else pad)
+
+
+def _words(vocabulary: dict[str, int], merges: list[Any]) -> Callable[[str], Sequence[int]]:
+    from transformers.models.clip.tokenization_clip import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges)
+
+    def encode(word: str) -> Sequence[int]:
+        found: list[int] = tokenizer(word, add_special_tokens=False)["input_ids"]
+        return found
+
+    return encode
+
+
+def _byte_letters() -> list[str]:
+    """A printable letter for each byte, in the vocabulary's order: printable Latin-1 first, as itself."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) for byte in printable] + [chr(256 + place) for place in range(len(others))]

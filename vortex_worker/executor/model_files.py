@@ -1,0 +1,70 @@
+"""Where a worker's model files are: the configured folders, laid out as ComfyUI's ``models`` or flat."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from vortex_worker.errors import ValidationError
+
+#: Kind of file → folders it may lie in, below a configured one.
+KINDS: dict[str, tuple[str, ...]] = {
+    "checkpoints": ("checkpoints",),
+    "diffusers": ("diffusers", "checkpoints"),
+    "loras": ("loras",),
+    "vae": ("vae",),
+}
+_MOST_LISTED = 10_000  # files looked at to tell the nearest names
+
+_folders: tuple[str, ...] = ()
+
+
+def use(folders: Iterable[str]) -> None:
+    """Look in these from now on: what the worker was configured with, and its sandbox lets it read."""
+    global _folders
+    _folders = tuple(folders)
+
+
+def find(kind: str, name: str) -> Path:
+    """The file or folder of that name, as workflows give it: relative, ``/`` between its parts.
+
+    Raises:
+        ValidationError: there is none; the message offers the nearest names.
+    """
+    parts = name.replace("\\", "/").split("/")
+    if not name or "\0" in name or os.path.isabs(name) or ".." in parts:
+        raise ValidationError(f"{name[:200]!r} is no name of a model: it takes a path below a folder of models")
+    for root in _roots(kind):
+        path = root.joinpath(*parts)
+        if path.exists():
+            return path
+    if not _folders:
+        raise ValidationError(f"there is no model {name!r}, for no folder of models is configured (`models`)")
+    near = difflib.get_close_matches(name[:200], listed(kind), n=3, cutoff=0.4)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise ValidationError(f"there is no {name[:200]!r} in the folders of models{hint}")
+
+
+def listed(kind: str) -> list[str]:
+    """Names that `find` knows, sorted: safetensors files, and folders of diffusers."""
+    names = (name for root in _roots(kind) for name in _below(root))
+    return sorted(set(islice(names, _MOST_LISTED)))
+
+
+def _roots(kind: str) -> Iterator[Path]:
+    for folder in map(Path, _folders):
+        yield from (folder / sub for sub in KINDS[kind] if (folder / sub).is_dir())
+        yield folder
+
+
+def _below(root: Path) -> Iterator[str]:
+    for folder, inner, files in os.walk(root):
+        here = Path(folder).relative_to(root)
+        if "model_index.json" in files:
+            inner.clear()  # its parts are no models by themselves
+            yield here.as_posix()
+            continue
+        yield from ((here / file).as_posix() for file in files if file.endswith((".safetensors", ".sft")))
