@@ -1,7 +1,8 @@
 """The zygote: a process that has imported everything a worker needs, and forks workers on request.
 
 ``python -m vortex_worker.zygote``, started by the embedded supervisor with ``VORTEX_ZYGOTE_FD``, a
-SOCK_SEQPACKET socket, and ``VORTEX_ZYGOTE_DIFFUSION`` where its workers have folders of models. Each message is one JSON object; descriptors travel beside it:
+SOCK_SEQPACKET socket, and ``VORTEX_ZYGOTE_DIFFUSION`` where its workers have folders of models. Each message
+is one JSON object; descriptors travel beside it:
 
 ====================================================  ==========================================
 supervisor → zygote ``{"fork": n, "config": {…}}``    with socket, arena and log of the worker

@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+import torch
 from conftest import SETTINGS, pid_of, started, until
 
 import vortex_worker as vw
@@ -136,3 +137,21 @@ def test_a_kernel_that_is_too_old_for_the_configuration_is_refused():
     with pytest.raises(LaunchError, match=r"Landlock is of ABI .*, and VORTEX_LANDLOCK_ABI asks for 99"):
         vw.Fabric(1, standby=0, landlock_abi=99).wait_ready(60)
     assert time.monotonic() - begun < 50  # it does not try again and again
+
+
+def test_results_that_keep_every_lease_are_told_and_not_waited_for(monkeypatch):
+    """Found by the chaos suite: who waited for a job kept the results for which its worker waited."""
+    from vortex_worker.errors import OutOfArena
+    from vortex_worker.supervisor import fabric as module
+
+    monkeypatch.setattr(module, "_SPARE_LEASES", 1)
+    with vw.Fabric(1, standby=0, **SETTINGS) as fabric:
+        kept = []
+        for _ in range(2):
+            kept.append(fabric.run("Scale", {"tensor": torch.ones(4)}, {"factor": 2.0}))
+            os.kill(fabric.workers()[0]["pid"], signal.SIGKILL)
+        job = fabric.submit("Identity", {"tensor": torch.ones(4)}, retries=9)
+        with pytest.raises(OutOfArena, match="drop results that are no longer needed"):
+            job.result(60)
+        kept.clear()
+        assert fabric.run("Identity", {"tensor": 7}, retries=9) == {"tensor": 7}

@@ -90,7 +90,7 @@ def start_warm(quick: bool) -> Result:
 
     count = 10 if quick else 50
     bare = _bare_forks(count)
-    memory, zygote, encoder, samples = Memory(2 << 20, 8 << 20, 1), Zygote(), protocol.Encoder(), []
+    memory, zygote, encoder, samples = Memory(2 << 20, 8 << 20, 1), Zygote(diffusion=False), protocol.Encoder(), []
     lease = memory.hold_lease()
     ack = pb.HandshakeAck(
         accepted=True, slot=0, lease_offset=lease.offset, lease_size=lease.size, heartbeat_ms=100

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("vortex_worker")
 
 _LAST_WORDS = 0.05  # s that a worker has to say where its denied call came from
+_STARVATION = 5.0  # s without any worker, for want of a lease, after which queued jobs are told
 _TICK = 0.5  # s between looks at heartbeats and pending releases
 _NO_USE = (2, 4)  # a worker's exit status when its settings are wrong, or the machine lacks a layer of the sandbox
 
@@ -94,6 +95,7 @@ class Crew:
         self._links: list[WorkerLink | None] = [None] * (workers + standby)
         self._launched = 0
         self._starts = Backoff()
+        self._starving = 0  # since when no lease can be had, ns; 0: they can
         self._broken: VortexError | None = None
         self._closing = False
         self._close_lock = threading.Lock()
@@ -347,8 +349,10 @@ class Crew:
                 lease = self._memory.hold_lease()
             except OutOfArena as error:
                 log.warning("worker %d waits: %s", index, error.message)
+                self._starve(error)
                 self.loop.call_later(_TICK, self._launch, index)
                 return
+            self._starving = 0
             if self._nursery is not None:
                 self._nursery.order(index, config, lease, self._memory.arena.fd)
                 return
@@ -358,6 +362,14 @@ class Crew:
                 self.not_born(index, lease, str(error))
                 return
             self.born(index, config, process, lease)
+
+    def _starve(self, error: OutOfArena) -> None:
+        """No worker can be had for want of a lease. Who waits for a job may be who keeps them: tell them."""
+        now = monotonic_ns()
+        self._starving = self._starving or now
+        if not self.links() and now - self._starving > _STARVATION * 1e9:
+            for task in self._scheduler.drain():
+                self._finish(task, error=OutOfArena(f"{task.work.op_type} can't run: {error.message}"))
 
     def not_born(self, index: int, lease: Lease, why: str) -> None:
         """No process could be had for a worker."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from vortex_worker.supervisor.link import WorkerLink
 
 _GIB = 1 << 30
-_SPARE_LEASES = 2  # beyond two a worker: for those kept by results of workers that died
+_SPARE_LEASES = 64  # beyond one a worker: for those that results of dead workers keep. Only addresses, until used
 _open_fabrics: weakref.WeakSet[Fabric] = weakref.WeakSet()
 
 
@@ -132,7 +132,7 @@ class Fabric:
             name_denials=True,
             allow_unsandboxed=allow_unsandboxed,
         )
-        self._memory = Memory(client_size, lease_size, 2 * (workers + standby) + _SPARE_LEASES)
+        self._memory = Memory(client_size, lease_size, workers + standby + _SPARE_LEASES)
         try:
             self._crew = Crew(
                 config, workers, standby, self._memory,

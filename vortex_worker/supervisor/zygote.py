@@ -37,7 +37,10 @@ class Zygote:
     """A running zygote."""
 
     def __init__(self, *, diffusion: bool) -> None:
-        """Start it, with diffusers and transformers in it if ``diffusion`` (and they are installed). It imports for a second or two; requests wait in the socket meanwhile.
+        """Start it. It imports for a second or two; requests wait in the socket meanwhile.
+
+        Args:
+            diffusion: whether to import diffusers and transformers too, where they are installed: some seconds more.
 
         Raises:
             LaunchError: the process could not be started.
