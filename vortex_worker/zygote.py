@@ -168,7 +168,10 @@ def main() -> int:
     gc.freeze()
     process.collapse()
     birth = Zygote(control, threads).serve()
-    return 0 if birth is None else _become(birth)
+    if birth is None:
+        return 0
+    control.close()  # a child's copy of it; else it would be closed by the garbage collector, at some later time
+    return _become(birth)
 
 
 if __name__ == "__main__":

@@ -155,3 +155,12 @@ def test_results_that_keep_every_lease_are_told_and_not_waited_for(monkeypatch):
             job.result(60)
         kept.clear()
         assert fabric.run("Identity", {"tensor": 7}, retries=9) == {"tensor": 7}
+
+
+def test_a_far_deadline_keeps_no_outputs():
+    with vw.Fabric(1, standby=0, **SETTINGS) as fabric:
+        fabric.wait_ready(60)
+        for _ in range(3):
+            fabric.run("Scale", {"tensor": torch.ones(4)}, {"factor": 2.0}, deadline=3600.0)
+        (lease,) = [lease for lease in fabric._memory._leases if lease.held]
+        until(lambda: not fabric.run("Identity", {"tensor": 7}) or not lease.live, "the return of every handle")

@@ -25,11 +25,11 @@ def fabric(request: pytest.FixtureRequest) -> Iterator[vw.Fabric]:
         yield fabric.wait_ready(60)
 
 
-def death(fabric: vw.Fabric, how: str) -> SandboxViolation:
+def death(fabric: vw.Fabric, how: str, attempts: int = 1) -> SandboxViolation:
     job = fabric.submit("Denied", params={"how": how}, retries=3)
     with pytest.raises(SandboxViolation) as caught:
         job.result(60)
-    assert job.attempts == 1  # the same code would do it again
+    assert job.attempts <= attempts  # the same code would do it again
     return caught.value
 
 
@@ -52,8 +52,9 @@ def test_numbers_of_other_kinds(fabric: vw.Fabric, how: str, name: str) -> None:
 
 @pytest.mark.parametrize("how", ["sendmsg", "seccomp"])
 def test_what_the_seal_denies(fabric: vw.Fabric, how: str) -> None:
-    """The one filter without a listener: two calls, of which it was one."""
-    assert "denies sendmsg or seccomp" in death(fabric, how).message
+    """The one filter without a listener: two calls, of which it was one. The first sign of such a death doesn't
+    tell it from others, so the job may have been begun once more before it was known."""
+    assert "denies sendmsg or seccomp" in death(fabric, how, attempts=2).message
 
 
 def test_the_line_of_the_node_is_told(fabric: vw.Fabric) -> None:

@@ -256,6 +256,8 @@ class Crew:
     def _finish(self, task: Task, outputs: Outputs | None = None, error: VortexError | None = None) -> None:
         if self._tasks.pop(task.job.id, None) is not None:
             task.job._end(outputs, error)
+            if task.timer is not None:
+                self.call(task.timer.cancel)  # it would hold the job's outputs until the deadline
             self._changed.notify_all()  # one that was queued leaves room behind it
 
     def _rebuild(self, task: Task, lost: list[ObjectRef], link: WorkerLink) -> None:
@@ -388,7 +390,7 @@ class Crew:
         self.loop.add_reader(link.fileno(), self._on_readable, link)
         self.loop.add_reader(process.pidfd, self.on_exit, link)
         self.loop.add_reader(process.log_fd, self._on_log, link)
-        self.loop.call_later(self._start_timeout, self._check_started, link)
+        link.timer = self.loop.call_later(self._start_timeout, self._check_started, link)
 
     def _on_log(self, link: WorkerLink) -> None:
         if not link.read_log():
@@ -549,6 +551,8 @@ class Crew:
             if fd >= 0:
                 self.loop.remove_reader(fd)
         link.dying = True
+        if link.timer is not None:
+            link.timer.cancel()  # it would hold all that the link has
         self._last_words(link)
         status = link.process.reap()
         link.read_rest()  # where a denied call came from
@@ -564,8 +568,9 @@ class Crew:
                     self._requeue(task)
                 else:
                     self._finish(task, error=exhausted(error, task))
-            if link.retried is not None:
-                self._convict(link.retried, *explain_death(link.retried, link, status))
+            retried, link.retried = link.retried, None
+            if retried is not None:
+                self._convict(retried, *explain_death(retried, link, status))
             self._place_anew(link)
             started = self._assign()
         self._send_jobs(started)  # first of all: somebody waits for it
@@ -643,7 +648,9 @@ class Crew:
 
     def _arm_deadline(self, task: Task) -> None:
         delay = (task.deadline - monotonic_ns()) / 1e9
-        self.loop.call_later(max(0.0, delay), self._on_deadline, task)
+        with self._lock:
+            if not task.job.done():
+                task.timer = self.loop.call_later(max(0.0, delay), self._on_deadline, task)
 
     def _on_deadline(self, task: Task) -> None:
         with self._lock:

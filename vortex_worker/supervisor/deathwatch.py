@@ -70,6 +70,8 @@ class DeathWatch:
                 watched = [(link.slot, word) for link, word in self._watched.items()]
             changed = self._bell.wait(rung, watched)
             with self._lock:
-                dead = [by_slot[slot] for slot in changed if self._watched.pop(by_slot[slot], None) is not None]
-            for link in dead:
-                self._dead(link)
+                gone = [by_slot[slot] for slot in changed if self._watched.pop(by_slot[slot], None) is not None]
+            for link in gone:
+                # 0: the lock was given back, as at an orderly end. If that is no such end, the pidfd will tell.
+                if deathwatch.word(link.slot):
+                    self._dead(link)

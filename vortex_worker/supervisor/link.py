@@ -24,6 +24,8 @@ from vortex_worker.logging import LEVELS, LineReader
 from vortex_worker.supervisor.denial import Denial, Listener
 
 if TYPE_CHECKING:
+    from asyncio import TimerHandle
+
     from vortex_worker._core.arena import Arena
     from vortex_worker.config import WorkerConfig
     from vortex_worker.supervisor.memory import Lease
@@ -70,6 +72,7 @@ class WorkerLink:
         self.fault = ""  # why the supervisor gave it up, if it did
         self.listener: Listener | None = None
         self.denial: Denial | None = None  # the call that it was denied, and dies of
+        self.timer: TimerHandle | None = None  # until it must be ready
         self.lost = False  # it is taken for dead: whatever was in it is gone
         self.dying = False  # it is being killed, or has hung up: it gets no more jobs
         self.active = False  # it is given jobs; else it stands by

@@ -14,6 +14,7 @@ from vortex_worker.supervisor.job import Job
 from vortex_worker.supervisor.objects import ObjectRef
 
 if TYPE_CHECKING:
+    from asyncio import TimerHandle
     from collections.abc import Callable
 
     from vortex_worker.supervisor.link import WorkerLink
@@ -76,6 +77,8 @@ class Task:
     pinned: WorkerLink | None = None
     #: The error to give once its worker has been killed for it.
     ending: VortexError | None = None
+    #: Of its deadline.
+    timer: TimerHandle | None = None
 
 
 def stage(value: Any, place: Callable[[Any], TensorHandle], refs: list[ObjectRef], depth: int = 0) -> Any:

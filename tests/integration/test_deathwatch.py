@@ -1,0 +1,100 @@
+"""The early sign of a death: a hint that is acted on at once, and can't be abused."""
+
+import os
+import signal
+
+import pytest
+from conftest import SETTINGS, started, until
+
+import vortex_worker as vw
+from vortex_worker._core import deathwatch
+from vortex_worker.errors import WorkerLost
+
+pytestmark = pytest.mark.skipif(not deathwatch.supported(), reason="futex_waitv needs Linux 5.16")
+
+NODE = '''
+import ctypes
+import sys
+import time
+
+from vortex_worker.executor import AbstractExecutor, Param, Port
+
+
+def slot_address():
+    """Where this worker's slot can be written, found as hostile code would: among the pointers that the arena holds."""
+    frame = sys._getframe()
+    while "membership" not in frame.f_locals:
+        frame = frame.f_back
+    arena, index = frame.f_locals["membership"].arena, frame.f_locals["membership"].slot.index
+    # The object: reference count, type, methods, then the vw_arena of csrc/arena.h: holders, base, size, head.
+    c = ctypes.c_uint64.from_address(id(arena) + 24).value
+    holders, base, size, head = (ctypes.c_uint64 * 4).from_address(c)
+    assert base == arena.address
+    return head + 64 + 64 * index
+
+
+class Pretend(AbstractExecutor):
+    """Writes to its own sign of life, once, and goes on."""
+
+    op_type = "Pretend"
+    output_ports = (Port("tries", "INT"),)
+    params = (Param("word", "INT"),)
+
+    def execute(self, inputs, params):
+        word = slot_address() + 52
+        ctypes.c_uint32.from_address(word).value = params["word"]
+        ctypes.CDLL(None).syscall(ctypes.c_long(202), ctypes.c_void_p(word), 1, 1, None, None, 0)  # FUTEX_WAKE
+        time.sleep(params["word"] and 3600)
+        return {"tries": 1}
+'''
+
+
+@pytest.fixture
+def fabric(tmp_path):
+    (tmp_path / "pretend.py").write_text(NODE)
+    with vw.Fabric(1, **SETTINGS | {"custom_nodes": (SETTINGS["custom_nodes"], tmp_path)}) as fabric:
+        yield fabric.wait_ready(60)
+
+
+def test_a_worker_holds_its_lock_while_it_lives(fabric):
+    (link,) = [link for link in fabric._crew.links() if link.active]
+    word = deathwatch.word(link.slot)
+    assert word >> 31  # FUTEX_WAITERS: the kernel wakes us
+    threads = {int(name) for name in os.listdir(f"/proc/{link.process.pid}/task")}
+    assert word & 0x3FFF_FFFF in threads - {link.process.pid}
+
+
+def test_a_job_is_tried_again_before_the_dead_is_buried(fabric):
+    """The worker's process is still there, as it is stopped from outside and not even dead, when its job goes on."""
+    (link,) = [link for link in fabric._crew.links() if link.active]
+    seen = []
+    real = fabric._crew.on_exit
+    fabric._crew.on_exit = lambda link: (seen.append("buried"), real(link))
+    gate = fabric.tensor([0])
+    job = fabric.submit("Gate", {"gate": gate}, retries=1)
+    started(job)
+    job.add_done_callback(lambda job: seen.append("done"))
+    fabric._crew.call(fabric._crew._on_sign_of_death, link)
+    gate.fill_(1)
+    job.result(60)
+    assert job.attempts == 2
+    assert link.lost
+    until(lambda: len(fabric.workers()) == 1 and "buried" in seen)
+
+
+@pytest.mark.parametrize("word", [0x4000_0001, 0xC000_0001, 77])
+def test_a_worker_that_pretends_to_be_dead_is(fabric, word):
+    before = {link.process.pid for link in fabric._crew.links()}
+    job = fabric.submit("Pretend", params={"word": word}, retries=1)
+    with pytest.raises(WorkerLost, match="SIGKILL, on each of 2 attempts"):
+        job.result(60)
+    assert fabric.run("Identity", {"tensor": 7}) == {"tensor": 7}
+    until(lambda: len(before & {link.process.pid for link in fabric._crew.links()}) == 0)
+
+
+def test_a_worker_that_hides_its_death_is_found_by_the_pidfd(fabric):
+    assert fabric.run("Pretend", params={"word": 0}) == {"tries": 1}
+    victim = fabric.workers()[0]["pid"]
+    os.kill(victim, signal.SIGKILL)
+    assert fabric.run("Identity", {"tensor": 7}, retries=1) == {"tensor": 7}
+    until(lambda: victim not in {link.process.pid for link in fabric._crew.links()})
