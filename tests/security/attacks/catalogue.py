@@ -17,7 +17,9 @@ def tables() -> str:
     parts = []
     for kind, cases in groupby(ATTACKS.values(), key=lambda case: case.kind):
         about = " ".join((sys.modules[f"hostile.{kind}"].__doc__ or "").split())
-        parts.append(f"### {kind}.py\n\n{about}\n\n| attack | what it tries | stopped by | seen in |\n|---|---|---|---|")
+        parts.append(
+            f"### {kind}.py\n\n{about}\n\n| attack | what it tries | stopped by | seen in |\n|---|---|---|---|"
+        )
         for case in cases:
             layers = " or ".join(case.stopped_by) if not case.why else f"**nothing**: {case.why}"
             parts[-1] += f"\n| `{case.name}` | {case.tells} | {layers} | {case.effect} |"

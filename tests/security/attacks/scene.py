@@ -24,7 +24,7 @@ from sandbox_child import Outcome, run
 
 import vortex_worker as vw
 from vortex_worker._core.arena import Arena
-from vortex_worker.errors import JobError
+from vortex_worker.errors import JobError, LaunchError, WorkerLost
 from vortex_worker.supervisor import memory, zygote
 from vortex_worker.supervisor.memory import Lease, WorkerBlock
 
@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 _WEAKENED = {"filter", "Landlock", "isolation", "mapping"}  # layers that a worker puts in force itself
 _DEADLINE = 0.5  # s, of a job that never ends
 _GRACE = 0.2  # s that it has after that
-_ENDLESS = 1.5  # s after both, when one that still runs is taken to be endless
+_ENDLESS = 0.8  # s after both, when one that still runs is taken to be endless
 _LIMIT = 512 << 20  # bytes of private memory: about twice what a worker has anyway
 _HONEST = '''"""A node of somebody else's."""
 
@@ -68,6 +68,7 @@ class Scene:
 
     def __init__(self, off: frozenset[str], root: Path) -> None:
         self.off = off
+        self.broken = False  # beyond repair: take another
         self._own = contextlib.ExitStack()
         self._secret, self._mark = secrets.token_hex(16), secrets.token_hex(4)
         self._root = root
@@ -93,6 +94,9 @@ class Scene:
             self.fabric.wait_ready(60)
             assert not self.fabric.plugin_errors()
             self._arena = self.fabric._memory.arena
+            address = witness.environment_address(os.getpid())
+            self._environment = witness.ctypes.c_char.from_address(address)
+            self._first = self._environment.value
             self._input = self.fabric.tensor(torch.arange(4096, dtype=torch.int64))
             # A result of another worker than the attacks', kept alive in a lease that isn't theirs.
             self._sibling_result = self.fabric.run("Honest", {"tensor": self._input})["tensor"]
@@ -137,6 +141,7 @@ class Scene:
 
     def attack(self, case: AttackCase) -> Report:
         """Run one attack in a worker, see what it did, run an honest job, and make all as it was."""
+        self.fabric.wait_ready(30)
         self._crew = self._processes()
         before = self._look()
         endless = case.effect == "endless"
@@ -154,7 +159,11 @@ class Scene:
                     effects.add("endless")
                     job.cancel()
             error = job.exception()
-        self.fabric.wait_ready(30)
+        try:
+            self.fabric.wait_ready(30)
+        except LaunchError:
+            self.broken = True
+            return Report({"fabric"}, set(), False, "", error)
         after = self._look()
         if case.effect == "leftovers" and self._is_busy():
             effects.add("leftovers")
@@ -165,8 +174,15 @@ class Scene:
             answer = json.loads(job.result()["loot"]) if case.effect != "forged" else answer
         if self._secret in f"{answer['loot']} {error}":
             effects.add("leak")
-        self._go_on()
-        self._restore()
+        try:
+            if effects:
+                self._restore()  # what it changed would change the next job, too
+            self._go_on()
+            self._restore()
+        except (AssertionError, JobError, LaunchError) as bad:
+            self.broken = True
+            effects.add("fabric")
+            error = error or WorkerLost(f"after it: {bad}")
         blind = {key for key in before if before[key] is None}
         return Report(effects, blind, answer["won"], answer["refused"], error)
 
@@ -285,6 +301,9 @@ class Scene:
 
     def _restore(self) -> None:
         """Fresh workers, and everything else as it was."""
+        if os.fstat(self._arena.fd).st_size != self._arena.size:
+            os.ftruncate(self._arena.fd, self._arena.size)
+        self.fabric.wait_ready(30)
         marker, known = f"PYTHON_VW_SCENE_{self._mark}".encode(), set(self._processes().values())
         for pid in witness.strangers(marker, known | {link["pid"] for link in self.fabric.standbys()}):
             with contextlib.suppress(ProcessLookupError):
@@ -293,8 +312,7 @@ class Scene:
         self.witness.restore()
         self._input.copy_(torch.arange(4096))
         self._sibling_result.copy_(torch.arange(4096) + 1)
-        if os.fstat(self._arena.fd).st_size != self._arena.size:
-            os.ftruncate(self._arena.fd, self._arena.size)
+        self._environment.value = self._first
         shutil.rmtree(self._nodes / "__pycache__", ignore_errors=True)
         (self._nodes / "honest.py").write_text(_HONEST)
 

@@ -202,11 +202,11 @@ def victim(pid: int) -> dict[str, Any]:
 
 
 def descriptors(pid: int) -> Counter[str] | None:
-    """The kinds of a process's descriptors. None: it may not be looked into."""
+    """The kinds of what a process has open, each thing once. None: it may not be looked into."""
 
     def kinds() -> Counter[str]:
-        links = [readable(lambda fd=fd: os.readlink(f"/proc/{pid}/fd/{fd}")) for fd in os.listdir(f"/proc/{pid}/fd")]
-        return Counter("many" if len(links) > MANY else m[1] for link in links if (m := _KINDS.match(link or "")))
+        links = {readable(lambda fd=fd: os.readlink(f"/proc/{pid}/fd/{fd}")) for fd in os.listdir(f"/proc/{pid}/fd")}
+        return Counter(match[1] for link in links if (match := _KINDS.match(link or "")))
 
     return readable(kinds)
 

@@ -15,8 +15,6 @@ from vortex_worker.executor import AbstractExecutor
 
 from .registry import FILTER, LANDLOCK, attack
 
-_HARM = "os.close(os.open(PATH, 65, 384)); os.system(f'rm -f {PATH}; : > {PATH}-too')"  # 65: O_CREAT | O_WRONLY
-
 
 def harm(world: Any, os: Any) -> None:
     """What one does with ``os``: write a file, start a program."""
@@ -26,7 +24,8 @@ def harm(world: Any, os: Any) -> None:
 
 def source(world: Any) -> str:
     """The same, as text, given ``os``."""
-    return _HARM.replace("PATH", repr(f"{world.outside}/escaped"))
+    path = f"{world.outside}/escaped"
+    return f"os.close(os.open({path!r}, os.O_CREAT | os.O_WRONLY, 0o600)); os.system(': > {path}-too')"
 
 
 escape = attack("files", FILTER, LANDLOCK)
@@ -180,10 +179,11 @@ def by_removing_the_hook(world: Any) -> None:
 
 @escape
 def by_the_collector(world: Any) -> None:
-    """`gc.get_objects()`."""
+    """`gc.get_referents` of something harmless."""
     import gc
 
-    harm(world, next(m for m in gc.get_objects() if isinstance(m, types.ModuleType) and m.__name__ == "os"))
+    known = gc.get_referents(vars(sys.modules["posixpath"]))
+    harm(world, next(m for m in known if isinstance(m, types.ModuleType) and m.__name__ == "os"))
 
 
 @escape

@@ -138,7 +138,7 @@ def fill_shared_memory(world: Any) -> None:
 @attack("state", FILTER)
 def change_priority(world: Any) -> None:
     """`setpriority`."""
-    os.setpriority(os.PRIO_PROCESS, 0, 7)
+    os.setpriority(os.PRIO_PROCESS, 0, 19)
 
 
 @attack("state", FILTER, also_off=(ISOLATION,))
@@ -154,10 +154,10 @@ def choose_the_cpu(world: Any) -> None:
 
 
 @attack("state", FILTER, LANDLOCK, also_off=(ISOLATION,))
-def survive_memory_shortage(world: Any) -> None:
-    """-1000 into /proc/self/oom_score_adj: the system would end somebody else."""
+def change_who_dies_first(world: Any) -> None:
+    """/proc/self/oom_score_adj: whom the system ends when memory is short. (Upwards, which needs no privilege.)"""
     descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
-    os.write(descriptor, b"-1000")
+    os.write(descriptor, b"17")
 
 
 @attack("claim", FILTER)

@@ -9,7 +9,7 @@ from typing import Any
 from .registry import FILTER, ISOLATION, LANDLOCK, NOTHING, attack
 from .tools import AT_FDCWD, module, os, syscall
 
-_ABI_REFER, _ABI_TRUNCATE = 2, 3
+_ABI_TRUNCATE = 3
 
 
 def read(path: str) -> bytes:
@@ -185,7 +185,7 @@ def overwrite_through_a_mapping(world: Any) -> None:
     mmap.mmap(writer, mmap.PAGESIZE)[:6] = b"poison"
 
 
-@attack("files", FILTER, abi=_ABI_TRUNCATE)
+@attack("files", FILTER, LANDLOCK, abi=_ABI_TRUNCATE)
 def truncate(world: Any) -> None:
     """`truncate`."""
     os.truncate(f"{world.models}/weights.bin", 0)
@@ -199,8 +199,8 @@ def unlink(world: Any) -> None:
 
 @attack("files", FILTER, LANDLOCK)
 def remove_the_tree(world: Any) -> None:
-    """`shutil.rmtree` of the models."""
-    module("shutil").rmtree(world.models, ignore_errors=False)
+    """`shutil.rmtree`."""
+    module("shutil").rmtree(f"{world.models}/sub")
 
 
 @attack("files", FILTER, LANDLOCK)

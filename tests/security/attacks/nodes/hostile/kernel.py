@@ -293,5 +293,3 @@ def a_negative_call(world: Any) -> bool:
     ctypes.set_errno(0)
     libc.syscall(ctypes.c_long(-1))
     return ctypes.get_errno() == 38
-
-

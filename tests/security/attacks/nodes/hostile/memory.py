@@ -93,7 +93,7 @@ def write_by_vector(world: Any) -> None:
 def read_a_file_into_an_input(world: Any) -> None:
     """`read` with an input as its buffer: the kernel does the writing."""
     source = os.open(f"{world.models}/weights.bin", os.O_RDONLY)
-    syscall("read", source, world.tensor.data_ptr(), 8)
+    syscall("read", source, world.tensor.data_ptr() + 8, 8)
 
 
 @attack("claim", FILTER)
@@ -108,7 +108,8 @@ def memory_policy(world: Any) -> bool:
 @attack("mappings", FILTER)
 def grow_the_lease(world: Any) -> None:
     """`mremap`: the lease, grown over its neighbour's."""
-    syscall("mremap", world.lease_address, world.lease_size, world.lease_size + (2 << 20), 1)
+    copy = syscall("mremap", world.lease_address, 0, PAGE, 1)  # so that the lease itself stays where it is
+    syscall("mremap", copy, PAGE, world.lease_size + (2 << 20), 1)
 
 
 @attack("mappings", FILTER)
@@ -210,6 +211,18 @@ def is_open(number: int) -> bool:
 
 
 @attack(
+    "fabric",
+    NOTHING,
+    why="the arena's header is writable in every worker, and a worker that starts refuses an arena whose header makes no "
+    "sense: the fabric can start none any more, and breaks",
+)
+def scribble_on_the_header(world: Any) -> None:
+    """Another magic number at the beginning of the arena, then end the process, so that another has to start."""
+    ctypes.memset(world.slots, 0xA5, 8)
+    os._exit(1)
+
+
+@attack(
     "sibling",
     NOTHING,
     why="header and slots are one writable mapping in every worker, so workers of a fabric can write to each other's "
@@ -231,7 +244,14 @@ def stop_the_heartbeat_of_a_sibling(world: Any) -> None:
 @attack("files", FILTER, LANDLOCK)
 def null_pointer_then_exec(world: Any) -> None:
     """A handler for SIGSEGV in C's hands, a NULL dereference, and exec from where it returns to."""
-    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda number: os.execv("/bin/sh", touch(world)))
+
+    def handle(number: int) -> None:
+        try:
+            os.execv("/bin/sh", touch(world))
+        finally:
+            os._exit(1)
+
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(handle)
     libc.signal(11, handler)
     ctypes.string_at(0)
 

@@ -193,9 +193,16 @@ def descriptors_for_the_supervisor(world: Any) -> bool:
     frame = pb.ControlPacket(pong=pb.Pong(nonce=1)).SerializeToString()
     frame = len(frame).to_bytes(4, "little") + frame
     end = module("socket").socket(fileno=world.socket)
-    for _ in range(10):
-        module("socket").send_fds(end, [frame], [2] * 200)
-    end.detach()
+    sent = 0
+    try:
+        while sent < 10:
+            module("socket").send_fds(end, [frame], [2] * 200)
+            sent += 1
+    except OSError:
+        if not sent:
+            raise
+    finally:
+        end.detach()
     return True
 
 

@@ -116,7 +116,7 @@ def read_memory_of(world: Any, victim: str) -> bytes:
 @each(_VICTIMS, "*", FILTER, LANDLOCK, also_off=(ISOLATION,))
 def write_memory_of(world: Any, victim: str) -> None:
     """Into the memory of VICTIM, by `process_vm_writev`."""
-    data = ctypes.create_string_buffer(b"X")
+    data = ctypes.create_string_buffer(another(world))
     here, there = vector(ctypes.addressof(data), 1), vector(world.environments[victim], 1)
     syscall("process_vm_writev", world.pids[victim], here, 1, there, 1, 0)
 
@@ -132,7 +132,7 @@ def read_memory_file_of(world: Any, victim: str) -> bytes:
 def write_memory_file_of(world: Any, victim: str) -> None:
     """Into the memory of VICTIM, by /proc/PID/mem."""
     descriptor = os.open(f"/proc/{world.pids[victim]}/mem", os.O_RDWR)
-    os.pwrite(descriptor, b"X", world.environments[victim])
+    os.pwrite(descriptor, another(world), world.environments[victim])
 
 
 @each(("bystander",), "leak", LANDLOCK, also_off=(ISOLATION,))
@@ -197,7 +197,7 @@ def limit_a_bystander(world: Any) -> None:
 @attack("bystander", FILTER)
 def slow_a_bystander(world: Any) -> None:
     """`setpriority` on the bystander."""
-    os.setpriority(os.PRIO_PROCESS, world.pids["bystander"], 11)
+    os.setpriority(os.PRIO_PROCESS, world.pids["bystander"], 19)
 
 
 @attack("sibling", FILTER)
@@ -212,7 +212,7 @@ def pin_a_bystander(world: Any) -> None:
     os.sched_setaffinity(world.pids["bystander"], {min(os.sched_getaffinity(0))})
 
 
-@attack("claim", FILTER, LANDLOCK, also_off=(ISOLATION,))
+@attack("claim", FILTER, also_off=(ISOLATION,))
 def advise_on_memory_of_a_bystander(world: Any) -> bool:
     """`process_madvise` on the bystander's memory."""
     process = os.pidfd_open(world.pids["bystander"])
@@ -220,7 +220,13 @@ def advise_on_memory_of_a_bystander(world: Any) -> bool:
     return syscall("process_madvise", process, vector(page, 4096), 1, 20, 0) >= 0
 
 
+def another(world: Any) -> bytes:
+    """A byte that the attack before this one did not write."""
+    return bytes([ord("A") + world.node.context.job_id % 26])
+
+
 def read_vm(pid: int, address: int, size: int) -> bytes:
     data = ctypes.create_string_buffer(size)
     here, there = vector(ctypes.addressof(data), size), vector(address, size)
-    return data.raw[: syscall("process_vm_readv", pid, here, 1, there, 1, 0)]
+    got = syscall("process_vm_readv", pid, here, 1, there, 1, 0)
+    return data.raw[:got]

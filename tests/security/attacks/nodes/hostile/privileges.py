@@ -49,7 +49,6 @@ def another_landlock(world: Any) -> bool:
     return syscall("landlock_restrict_self", rules, 0) == 0
 
 
-
 @attack("claim", FILTER)
 def dumpable_again(world: Any) -> bool:
     """PR_SET_DUMPABLE: a core file, and others may trace it."""
@@ -169,7 +168,7 @@ def denied_call_without_descriptors(world: Any) -> None:
 @attack("files", FILTER, LANDLOCK)
 def denied_call_after_scribbling(world: Any) -> None:
     """Fill its slot, and everybody's, with garbage, then a denied call."""
-    ctypes.memset(world.slots, 0xA5, PAGE)
+    ctypes.memset(world.slots + 64, 0xA5, PAGE - 64)
     os.execv("/bin/sh", touch(world))
 
 

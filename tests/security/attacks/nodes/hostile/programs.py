@@ -106,7 +106,9 @@ def spawn_in_a_terminal(world: Any) -> None:
 if platform.machine() == "x86_64":
     #: pause() for ever: mov al, 34; syscall; jmp back. A whole program, without loader or library.
     _CODE = b"\xb8\x22\0\0\0\x0f\x05\xeb\xf7"
-    _ELF = struct.pack("=4s5B7xHHIQQQIHHHHHH", b"\x7fELF", 2, 1, 1, 0, 0, 2, 62, 1, 0x400078, 64, 0, 0, 64, 56, 1, 64, 0, 0)
+    _ELF = struct.pack(
+        "=4s5B7xHHIQQQIHHHHHH", b"\x7fELF", 2, 1, 1, 0, 0, 2, 62, 1, 0x400078, 64, 0, 0, 64, 56, 1, 64, 0, 0
+    )
     _LOAD = struct.pack("=IIQQQQQQ", 1, 5, 0, 0x400000, 0x400000, 0x78 + len(_CODE), 0x78 + len(_CODE), 0x1000)
 
     @attack("processes", FILTER, ISOLATION)

@@ -24,7 +24,7 @@ def result_in_a_lease_of_a_sibling(world: Any) -> None:
     """A result whose tensor lies in another worker's lease: it would be released, and overwritten, as its own."""
     job = world.node.context.job_id
     send(world, job_result=pb.JobResult(job_id=job, outputs={"loot": handle(world.sibling_result, 64)}))
-    module("time").sleep(5)
+    module("time").sleep(1)
 
 
 @attack("forged", CHECKS)
@@ -32,4 +32,4 @@ def result_outside_the_arena(world: Any) -> None:
     """A result whose tensor begins before the data, at the header that all workers write."""
     job = world.node.context.job_id
     send(world, job_result=pb.JobResult(job_id=job, outputs={"loot": handle(64, 64)}))
-    module("time").sleep(5)
+    module("time").sleep(1)
