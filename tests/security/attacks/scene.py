@@ -30,6 +30,7 @@ from vortex_worker.supervisor.memory import Lease, WorkerBlock
 
 HERE = Path(__file__).parent
 _WEAKENED = {"filter", "Landlock", "isolation", "mapping"}  # layers that a worker puts in force itself
+_VICTIMS = ("supervisor", "zygote", "sibling", "bystander")
 _DEADLINE = 0.5  # s, of a job that never ends
 _GRACE = 0.2  # s that it has after that
 _ENDLESS = 0.8  # s after both, when one that still runs is taken to be endless
@@ -143,7 +144,7 @@ class Scene:
         """Run one attack in a worker, see what it did, run an honest job, and make all as it was."""
         self.fabric.wait_ready(30)
         self._crew = self._processes()
-        before = self._look()
+        before, footprint = self._look(), witness.footprint(self._crew["worker"])
         endless = case.effect == "endless"
         deadline = None if endless and DEADLINE in self.off else _DEADLINE if endless else 10.0
         job = self.fabric.submit(
@@ -160,6 +161,8 @@ class Scene:
                     job.cancel()
             error = job.exception()
         try:
+            if case.effect in _VICTIMS:
+                time.sleep(0.03)  # for a process to end that was killed
             self.fabric.wait_ready(30)
         except LaunchError:
             self.broken = True
@@ -178,7 +181,8 @@ class Scene:
             if effects:
                 self._restore()  # what it changed would change the next job, too
             self._go_on()
-            self._restore()
+            if not effects and witness.footprint(self._crew["worker"]) not in ({}, footprint):
+                self.fabric.reload(30)  # it left something behind in its own process
         except (AssertionError, JobError, LaunchError) as bad:
             self.broken = True
             effects.add("fabric")
@@ -187,7 +191,9 @@ class Scene:
         return Report(effects, blind, answer["won"], answer["refused"], error)
 
     def _processes(self) -> dict[str, int]:
-        worker, sibling = (self.fabric.workers() + self.fabric.standbys())[:2]
+        while len(links := self.fabric.workers() + self.fabric.standbys()) < 2:
+            time.sleep(0.01)  # one is about to end
+        worker, sibling = links
         with open(f"/proc/{worker['pid']}/status") as file:
             parent = next(int(line.split()[1]) for line in file if line.startswith("PPid"))
         return {
@@ -198,14 +204,14 @@ class Scene:
     def _world(self) -> str:
         """What a well-informed attacker knows of his surroundings: all but the secret itself."""
         crew, seen = self._crew, self.witness
-        victims = {name: crew[name] for name in ("supervisor", "zygote", "sibling", "bystander")}
+        victims = {name: crew[name] for name in _VICTIMS}
         environments = {name: witness.environment_address(pid) for name, pid in victims.items()}
         environments["sibling"] = environments["sibling"] or environments["zygote"]  # whose copy it has
         return json.dumps(
             {
                 "outside": str(seen.outside), "models": str(seen.models), "nodes": str(self._nodes),
                 "mark": self._mark, "tcp": seen.tcp, "udp": seen.udp, "abstract": seen.abstract,
-                "terminal": seen.terminal, "secret_fd": seen.secret_file.fileno(),
+                "terminal": seen.terminal, "secret_fd": seen.secret_fd,
                 "pids": victims, "environments": environments, "sibling_slot": crew["sibling slot"],
                 "secrets": environments | {"supervisor": witness.ctypes.addressof(seen.memory)},
                 "arena_fd": self._arena.fd, "arena_size": self._arena.size,

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import tty
 import zlib
 from collections import Counter
@@ -25,6 +26,7 @@ _STATUS = (
     "Umask", "TracerPid", "Uid", "Gid", "Groups", "VmLck", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb",
     "NoNewPrivs", "Seccomp", "Seccomp_filters", "Cpus_allowed",
 )  # fmt: skip
+_LEFT = ("Threads", "SigBlk", "SigIgn", "SigCgt", "CapEff")
 #: What a descriptor may lead to that is worth a look: not files, which Landlock answers for.
 _KINDS = re.compile(r"(anon_inode:\S+|socket|pipe|/memfd|/dev/pts|mnt|net|/secretmem)")
 _SIGNALS = (signal.SIGUSR1, signal.SIGIO)
@@ -48,16 +50,17 @@ class Witness:
         self._heard = b""
         self._typed = b""
         self.build()
-        self.secret_file = self._own.enter_context(open(self.outside / "secret"))
+        self.secret_fd = os.open(self.outside / "secret", os.O_RDONLY)
+        self._own.callback(os.close, self.secret_fd)
         self.memory = ctypes.create_string_buffer(secret.encode())  # a secret in this process's memory
         self.bystander = self._start_bystander()
         self._own.callback(lambda: (self.bystander.kill(), self.bystander.wait()))
         self._listen()
         self.master, slave = os.openpty()
         tty.setraw(slave)
-        attributes = __import__("termios").tcgetattr(slave)
-        attributes[3] |= __import__("termios").ECHO
-        __import__("termios").tcsetattr(slave, 0, attributes)
+        attributes = termios.tcgetattr(slave)
+        attributes[3] |= termios.ECHO
+        termios.tcsetattr(slave, 0, attributes)
         self.terminal = os.ttyname(slave)
         self._own.callback(os.close, self.master)
         self._own.callback(os.close, slave)
@@ -92,9 +95,9 @@ class Witness:
             (models / name).symlink_to(target)
 
     def _remove_strangers(self) -> None:
-        known = {"secret", "mnt", "stream", "datagram", "sub"}
+        known = {self.outside / name for name in ("secret", "mnt", "stream", "datagram")} | {self.models / "sub"}
         for path in (*self.outside.iterdir(), *self.models.iterdir()):
-            if path.name not in known:
+            if path not in known:
                 path.unlink() if not path.is_dir() or path.is_symlink() else path.rmdir()
         for path in Path("/dev/shm").glob(f"vw-attack-{self.mark}*"):
             path.unlink()
@@ -209,6 +212,14 @@ def descriptors(pid: int) -> Counter[str] | None:
         return Counter(match[1] for link in links if (match := _KINDS.match(link or "")))
 
     return readable(kinds)
+
+
+def footprint(pid: int) -> dict[str, Any]:
+    """What a job leaves behind in its own process, of what the kernel knows. Empty if there is none."""
+    with contextlib.suppress(OSError):
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        return {name: status.get(name) for name in _LEFT} | {"descriptors": count_descriptors(pid)}
+    return {}
 
 
 def count_descriptors(pid: int) -> int | None:

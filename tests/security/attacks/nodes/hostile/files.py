@@ -315,7 +315,7 @@ def replace_source(world: Any) -> None:
     os.write(descriptor, b"\nimport antigravity\n")
 
 
-@attack("files", FILTER, LANDLOCK)
+@attack("files", FILTER, LANDLOCK, ISOLATION)
 def let_python_write_bytecode(world: Any) -> None:
     """Python's own writer of .pyc files, turned on again."""
     py_compile = module("py_compile")

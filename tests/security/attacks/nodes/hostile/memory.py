@@ -213,8 +213,8 @@ def is_open(number: int) -> bool:
 @attack(
     "fabric",
     NOTHING,
-    why="the arena's header is writable in every worker, and a worker that starts refuses an arena whose header makes no "
-    "sense: the fabric can start none any more, and breaks",
+    why="the arena's header is writable in every worker, and a worker that starts refuses an arena whose header makes "
+    "no sense: the fabric can start none any more, and breaks",
 )
 def scribble_on_the_header(world: Any) -> None:
     """Another magic number at the beginning of the arena, then end the process, so that another has to start."""

@@ -74,15 +74,15 @@ def signal_by_pidfd(world: Any, victim: str) -> None:
 
 @each(("supervisor", "bystander"), "*", FILTER, LANDLOCK, abi=6)
 def signal_by_ownership(world: Any, victim: str) -> None:
-    """SIGIO to VICTIM: it is made the owner of a socket that has something to say."""
+    """SIGIO to VICTIM: it is made the owner of the log."""
     fcntl = module("fcntl")
-    descriptor = world.socket
-    fcntl.fcntl(descriptor, fcntl.F_SETOWN, world.pids[victim])
-    fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGUSR1)
-    fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_ASYNC)
-    for step in range(5):
-        world.node.context.progress(step, 10)  # a frame: the socket becomes writable again
-        module("time").sleep(0.03)
+    log = 2
+    fcntl.fcntl(log, fcntl.F_SETOWN, world.pids[victim])
+    fcntl.fcntl(log, 10, signal.SIGUSR1)  # F_SETSIG
+    fcntl.fcntl(log, fcntl.F_SETFL, fcntl.fcntl(log, fcntl.F_GETFL) | os.O_ASYNC)
+    for _ in range(3):
+        os.write(log, b"read this\n")  # and be told that there is room again
+        module("time").sleep(0.02)
 
 
 @attack("sibling", FILTER, LANDLOCK, abi=6)
@@ -222,7 +222,7 @@ def advise_on_memory_of_a_bystander(world: Any) -> bool:
 
 def another(world: Any) -> bytes:
     """A byte that the attack before this one did not write."""
-    return bytes([ord("A") + world.node.context.job_id % 26])
+    return bytes([128 + world.node.context.job_id % 128])
 
 
 def read_vm(pid: int, address: int, size: int) -> bytes:
