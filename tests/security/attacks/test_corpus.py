@@ -1,0 +1,124 @@
+"""Every attack of the corpus in a real worker: stopped, by each of its layers alone, and not without them.
+
+Judged by its effect: what somebody outside sees changed, read, received, started. How the attack ends (an errno, a
+death) is not looked at, but for one thing: the supervisor must go on, and run an honest job after it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE / "nodes")]
+
+import catalogue  # noqa: E402
+from hostile import ATTACKS  # noqa: E402
+from hostile.registry import DEADLINE, LANDLOCK, LAYERS, NOTHING, PROCESS, AttackCase  # noqa: E402
+from sandbox_child import supported  # noqa: E402
+from scene import Scene, unprotected  # noqa: E402
+
+from vortex_worker._core import lockdown  # noqa: E402
+
+pytestmark = pytest.mark.skipif(not supported(), reason="this machine lacks seccomp or Landlock")
+
+#: How a machine says that it has no such thing, or lets nobody have it: then there is nothing to show.
+_REFUSED_BY_THE_MACHINE = (
+    "EPERM",
+    "ENOSYS",
+    "ENODEV",
+    "EAFNOSUPPORT",
+    "EPROTONOSUPPORT",
+    "EOPNOTSUPP",
+    "EIO",
+    "ENOENT",
+)
+
+
+def off(*layers: str) -> frozenset[str]:
+    """What a scene has to lack. A deadline is the job's own, and a process is everything."""
+    return frozenset(layers) - {NOTHING}
+
+
+def scenes_of(case: AttackCase) -> Iterator[Any]:
+    """The scenes of one attack: everything on; each layer alone; none of its layers."""
+    stopped = [] if case.stopped_by != (NOTHING,) else [pytest.mark.xfail(reason=case.why, strict=True)]
+    yield pytest.param(off(), case.name, True, id=f"{case.name}-stopped", marks=stopped)
+    everything = {*case.stopped_by, *case.also_off}
+    if len(case.stopped_by) > 1:
+        for layer in case.stopped_by:
+            marks = []
+            if layer == LANDLOCK and lockdown.landlock_abi() < case.abi:
+                marks = [pytest.mark.skip(reason=f"this kernel's Landlock can't: that takes ABI {case.abi}")]
+            lacks = off(*everything - {layer})
+            yield pytest.param(lacks, case.name, True, id=f"{case.name}-stopped by {layer} alone", marks=marks)
+    if case.stopped_by not in ((NOTHING,), (PROCESS,)):
+        yield pytest.param(off(*everything), case.name, False, id=f"{case.name}-succeeds without")
+
+
+CASES = sorted(
+    (param for case in ATTACKS.values() for param in scenes_of(case)),
+    key=lambda param: (len(param.values[0] - {DEADLINE}), sorted(param.values[0] - {DEADLINE})),
+)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Gives the scene that lacks some layers. One at a time: the tests are in the order of these."""
+    current: list[Scene] = []
+
+    def get(lacks: frozenset[str]) -> Scene:
+        if not current or current[0].off != lacks or current[0].broken:
+            while current:
+                current.pop().__exit__()
+            current.append(Scene(lacks, tmp_path_factory.mktemp("scene")).__enter__())
+        return current[0]
+
+    yield get
+    while current:
+        current.pop().__exit__()
+
+
+@pytest.mark.parametrize(("lacks", "name", "stopped"), CASES)
+def test_attack(scenes: Any, lacks: frozenset[str], name: str, stopped: bool) -> None:
+    case = ATTACKS[name]
+    report = scenes(lacks).attack(case)
+    if stopped:
+        # Where some layers are off, an attack may do this and that on its way: what it is about counts.
+        assert not (report.effects & {case.effect, "leak", "fabric"} if lacks else report.effects), str(report)
+        assert not (case.effect == "claim" and report.claim), str(report)
+        return
+    succeeded = report.claim if case.effect == "claim" else case.effect in report.effects
+    if not succeeded and case.effect in report.blind:
+        pytest.skip(f"only root may look at a worker's {case.effect}")
+    if not succeeded and report.refused in _REFUSED_BY_THE_MACHINE:
+        pytest.skip(f"this machine refuses it by itself: {report.refused}")
+    assert succeeded, str(report)
+
+
+@pytest.mark.parametrize("name", [name for name, case in ATTACKS.items() if case.stopped_by == (PROCESS,)])
+def test_ends_a_supervisor_that_runs_nodes_itself(name: str) -> None:
+    assert unprotected(ATTACKS[name]).how in ("killed", "exited")
+
+
+def test_enough_attacks() -> None:
+    assert len(ATTACKS) >= 80
+    assert sum(case.kind == "escapes" for case in ATTACKS.values()) >= 15
+    for case in ATTACKS.values():
+        assert set(case.stopped_by) | set(case.also_off) <= {*LAYERS, NOTHING}, case.name
+        assert bool(case.why) == (case.stopped_by == (NOTHING,)), case.name
+
+
+def test_the_catalogue_is_true() -> None:
+    """README.md has every attack, as `python catalogue.py` writes them."""
+    assert (HERE / "README.md").read_text() == catalogue.readme((HERE / "README.md").read_text())
+
+
+def test_nothing_is_left() -> None:
+    """Run last: no process, no shared memory."""
+    assert not list(Path("/dev/shm").glob(f"vw-corpus-{os.getpid()}*"))
