@@ -8,7 +8,6 @@ from conftest import SETTINGS, started, until
 
 import vortex_worker as vw
 from vortex_worker._core import deathwatch
-from vortex_worker.errors import WorkerLost
 
 pytestmark = pytest.mark.skipif(not deathwatch.supported(), reason="futex_waitv needs Linux 5.16")
 
@@ -20,8 +19,8 @@ import time
 from vortex_worker.executor import AbstractExecutor, Param, Port
 
 
-def slot_address():
-    """Where this worker's slot can be written, found as hostile code would: among the pointers that the arena holds."""
+def slot_address(other):
+    """Where this worker's slot, or its neighbour's, can be written, found as hostile code would."""
     frame = sys._getframe()
     while "membership" not in frame.f_locals:
         frame = frame.f_back
@@ -30,7 +29,7 @@ def slot_address():
     c = ctypes.c_uint64.from_address(id(arena) + 24).value
     holders, base, size, head = (ctypes.c_uint64 * 4).from_address(c)
     assert base == arena.address
-    return head + 64 + 64 * index
+    return head + 64 + 64 * (index ^ other)
 
 
 class Pretend(AbstractExecutor):
@@ -38,13 +37,13 @@ class Pretend(AbstractExecutor):
 
     op_type = "Pretend"
     output_ports = (Port("tries", "INT"),)
-    params = (Param("word", "INT"),)
+    params = (Param("word", "INT"), Param("other", "BOOLEAN", default=False))
 
     def execute(self, inputs, params):
-        word = slot_address() + 52
+        word = slot_address(params["other"]) + 52
         ctypes.c_uint32.from_address(word).value = params["word"]
         ctypes.CDLL(None).syscall(ctypes.c_long(202), ctypes.c_void_p(word), 1, 1, None, None, 0)  # FUTEX_WAKE
-        time.sleep(params["word"] and 3600)
+        time.sleep(0.05)
         return {"tries": 1}
 '''
 
@@ -65,7 +64,7 @@ def test_a_worker_holds_its_lock_while_it_lives(fabric):
 
 
 def test_a_job_is_tried_again_before_the_dead_is_buried(fabric):
-    """The worker's process is still there, as it is stopped from outside and not even dead, when its job goes on."""
+    """The sign is enough for that; here it comes from the test, and the kernel has not even begun."""
     (link,) = [link for link in fabric._crew.links() if link.active]
     seen = []
     real = fabric._crew.on_exit
@@ -74,6 +73,7 @@ def test_a_job_is_tried_again_before_the_dead_is_buried(fabric):
     job = fabric.submit("Gate", {"gate": gate}, retries=1)
     started(job)
     job.add_done_callback(lambda job: seen.append("done"))
+    link.process.exiting = lambda: True
     fabric._crew.call(fabric._crew._on_sign_of_death, link)
     gate.fill_(1)
     job.result(60)
@@ -83,13 +83,14 @@ def test_a_job_is_tried_again_before_the_dead_is_buried(fabric):
 
 
 @pytest.mark.parametrize("word", [0x4000_0001, 0xC000_0001, 77])
-def test_a_worker_that_pretends_to_be_dead_is(fabric, word):
+@pytest.mark.parametrize("whose", ["its own", "another's"])
+def test_nobody_dies_of_a_lie(fabric, word, whose):
+    """A worker can write every slot's word; what counts is whether the kernel ends the process."""
     before = {link.process.pid for link in fabric._crew.links()}
-    job = fabric.submit("Pretend", params={"word": word}, retries=1)
-    with pytest.raises(WorkerLost, match="SIGKILL, on each of 2 attempts"):
-        job.result(60)
-    assert fabric.run("Identity", {"tensor": 7}) == {"tensor": 7}
-    until(lambda: len(before & {link.process.pid for link in fabric._crew.links()}) == 0)
+    assert fabric.run("Pretend", params={"word": word, "other": whose != "its own"}) == {"tries": 1}
+    for _ in range(20):
+        assert fabric.run("Identity", {"tensor": 7}) == {"tensor": 7}
+    assert {link.process.pid for link in fabric._crew.links()} == before
 
 
 def test_a_worker_that_hides_its_death_is_found_by_the_pidfd(fabric):

@@ -55,6 +55,7 @@ log = logging.getLogger("vortex_worker")
 
 _LAST_WORDS = 0.05  # s that a worker has to say where its denied call came from
 _STARVATION = 5.0  # s without any worker, for want of a lease, after which queued jobs are told
+_LOOK, _LOOKS = 0.0002, 20  # s between looks at whether a worker is really dying, and how often
 _TICK = 0.5  # s between looks at heartbeats and pending releases
 _NO_USE = (2, 4)  # a worker's exit status when its settings are wrong, or the machine lacks a layer of the sandbox
 
@@ -506,14 +507,20 @@ class Crew:
         if link.alive:
             link.kill()
 
-    def _on_sign_of_death(self, link: WorkerLink) -> None:
-        """Its heartbeat thread has died, or it wants us to think so: then it is dead from now on.
+    def _on_sign_of_death(self, link: WorkerLink, looks: int = 0) -> None:
+        """Its heartbeat thread has died, or another worker, which can write its slot, wants us to think so.
 
         Its job is tried again at once, where how it died can't matter. All that was its own, it keeps until
         ``on_exit``.
         """
         if not link.alive or link.dying:
             return  # on_exit is on its way, and knows more
+        if not link.process.exiting():  # the kernel's word: other threads end some microseconds later
+            if looks < _LOOKS:
+                self.loop.call_later(_LOOK, self._on_sign_of_death, link, looks + 1)
+            else:
+                log.warning("worker %s lives: its sign of life was tampered with", link.worker_id)
+            return
         link.kill()
         self._last_words(link)
         with self._lock:

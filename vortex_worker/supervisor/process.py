@@ -31,6 +31,7 @@ _ENV_PREFIXES = (
 _PIDFD_GET_INFO = 0xC040FF0B
 _PIDFD_INFO_SIZE = 64
 _PIDFD_INFO_EXIT = 1 << 3
+_PF_EXITING = 4  # <linux/sched.h>
 _SEND_BUFFER = 1 << 20  # bytes: a submit of ordinary size never waits for the worker to read
 
 
@@ -142,6 +143,15 @@ class WorkerProcess:
         except OSError:
             return 0
         return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
+
+    def exiting(self) -> bool:
+        """Whether the kernel has begun to end it (proc(5), stat: state, and PF_EXITING among the flags)."""
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+        except OSError:
+            return True
+        return fields[0] in (b"Z", b"X") or bool(int(fields[6]) & _PF_EXITING)
 
     def runs(self) -> bool:
         """Whether it has not ended."""

@@ -29,7 +29,7 @@ def module(name: str) -> Any:
 
 def syscall(name: str, *args: int | bytes | None) -> int:
     """One system call with nothing in between; OSError with its errno."""
-    number = seccomp._number(name)
+    number = seccomp.number_of(name)
     if number is None or number < 0:
         raise OSError(errno.ENOSYS, f"{name} is not a call of this architecture")
     words = [ctypes.c_void_p(a) if isinstance(a, int) else a for a in args]
