@@ -33,7 +33,8 @@ _WEAKENED = {"filter", "Landlock", "isolation", "mapping"}  # layers that a work
 _VICTIMS = ("supervisor", "zygote", "sibling", "bystander")
 _DEADLINE = 0.5  # s, of a job that never ends
 _GRACE = 0.2  # s that it has after that
-_ENDLESS = 0.8  # s after both, when one that still runs is taken to be endless
+_ENDLESS = 0.8  # s after both, when a job without a deadline is taken to be endless
+_PATIENCE = 10.0  # s that one with a deadline may take to be ended, on a busy machine
 _LIMIT = 512 << 20  # bytes of private memory: about twice what a worker has anyway
 _HONEST = '''"""A node of somebody else's."""
 
@@ -146,14 +147,14 @@ class Scene:
         self._crew = self._processes()
         before, footprint = self._look(), witness.footprint(self._crew["worker"])
         endless = case.effect == "endless"
-        deadline = None if endless and DEADLINE in self.off else _DEADLINE if endless else 10.0
+        deadline = None if endless and DEADLINE in self.off else _DEADLINE if endless else 60.0
         job = self.fabric.submit(
             "Attack", {"tensor": self._input}, {"name": case.name, "world": self._world()}, retries=0, deadline=deadline
         )
         effects = set()
         with self._owner_of_the_models(job):
             if endless:
-                end = time.monotonic() + _DEADLINE + _GRACE + _ENDLESS
+                end = time.monotonic() + _DEADLINE + _GRACE + (_ENDLESS if DEADLINE in self.off else _PATIENCE)
                 while not job.done() and time.monotonic() < end:
                     time.sleep(0.01)
                 if not job.done():
@@ -254,9 +255,12 @@ class Scene:
             with open(f"/proc/{self._crew['worker']}/stat") as file:
                 return int(file.read().rpartition(")")[2].split()[11])
 
-        first = ticks()
-        time.sleep(0.3)
-        return ticks() - first > 10  # of about 30
+        first, end = ticks(), time.monotonic() + 3.0
+        while time.monotonic() < end:
+            time.sleep(0.05)
+            if ticks() - first > 10:  # a tenth of a second; its heartbeat alone takes a thousandth
+                return True
+        return False
 
     @contextlib.contextmanager
     def _owner_of_the_models(self, job: Any) -> Iterator[None]:

@@ -305,7 +305,7 @@ def replace_compiled_code(world: Any) -> None:
     cache = f"{world.nodes}/__pycache__"
     if not os.path.isdir(cache):
         os.mkdir(cache)
-    os.close(os.open(f"{cache}/honest.cpython-311.pyc", os.O_CREAT | os.O_WRONLY, 0o600))
+    os.close(os.open(f"{cache}/honest.{module('sys').implementation.cache_tag}.pyc", os.O_CREAT | os.O_WRONLY, 0o600))
 
 
 @attack("files", FILTER, LANDLOCK, ISOLATION)

@@ -8,7 +8,7 @@ import ctypes
 import struct
 from typing import Any
 
-from .registry import FILTER, ISOLATION, attack
+from .registry import FILTER, ISOLATION, LANDLOCK, attack
 from .tools import AT_FDCWD, carried_out, libc, os, syscall
 
 _ALSO = (ISOLATION,)  # needs a capability, too
@@ -78,7 +78,7 @@ def request_key(world: Any) -> bool:
     return carried_out("request_key", b"user", b"vw-no-such-key", 0, 0)
 
 
-@attack("mounts", FILTER, also_off=_ALSO)
+@attack("mounts", FILTER, LANDLOCK, also_off=_ALSO)
 def mount(world: Any) -> None:
     """`mount` a file system."""
     syscall("mount", b"none", f"{world.outside}/mnt".encode(), b"tmpfs", 0, 0)
@@ -102,7 +102,7 @@ def unmount(world: Any) -> bool:
     return carried_out("umount2", f"{world.outside}/mnt".encode(), 2)
 
 
-@attack("claim", FILTER, also_off=_ALSO)
+@attack("claim", FILTER, LANDLOCK, also_off=_ALSO)
 def pivot_root(world: Any) -> bool:
     """`pivot_root`, to folders that can't be one."""
     return carried_out("pivot_root", f"{world.outside}/mnt".encode(), f"{world.outside}/mnt".encode())

@@ -194,7 +194,7 @@ def limit_a_bystander(world: Any) -> None:
     syscall("prlimit64", world.pids["bystander"], 7, struct.pack("=QQ", 3, 3), 0)
 
 
-@attack("bystander", FILTER)
+@attack("bystander", FILTER, also_off=(ISOLATION,))
 def slow_a_bystander(world: Any) -> None:
     """`setpriority` on the bystander."""
     os.setpriority(os.PRIO_PROCESS, world.pids["bystander"], 19)
@@ -206,7 +206,7 @@ def deschedule_a_sibling(world: Any) -> None:
     os.sched_setscheduler(world.pids["sibling"], os.SCHED_IDLE, os.sched_param(0))
 
 
-@attack("bystander", FILTER)
+@attack("bystander", FILTER, also_off=(ISOLATION,))
 def pin_a_bystander(world: Any) -> None:
     """`sched_setaffinity` on the bystander."""
     os.sched_setaffinity(world.pids["bystander"], {min(os.sched_getaffinity(0))})
