@@ -87,14 +87,18 @@ int vw_arena_create(vw_arena *arena, uint64_t size, const char *name) {
   arena->base = arena->head = base;
   arena->data_offset = VW_DATA_ALIGN;
   arena->data_size = size - VW_DATA_ALIGN;
-  vw_header *header = (vw_header *)(void *)base;
+  vw_arena_write_header(arena);
+  return 0;
+}
+
+void vw_arena_write_header(vw_arena *arena) {
+  vw_header *header = (vw_header *)(void *)arena->base;
   atomic_store_explicit(&header->version, VW_VERSION, memory_order_relaxed);
   atomic_store_explicit(&header->slot_count, VW_SLOT_COUNT, memory_order_relaxed);
   atomic_store_explicit(&header->data_offset, arena->data_offset, memory_order_relaxed);
   atomic_store_explicit(&header->data_size, arena->data_size, memory_order_relaxed);
   /* Last, with release: who sees the magic sees the rest. */
   atomic_store_explicit(&header->magic, VW_MAGIC, memory_order_release);
-  return 0;
 }
 
 /* What the header says of the data, checked against the file's size. */

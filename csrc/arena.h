@@ -56,6 +56,9 @@ void vw_arena_drop(vw_arena *arena);
  * writes the header. -EINVAL: `size` is not a multiple of VW_DATA_ALIGN, or less than two of them. */
 int vw_arena_create(vw_arena *arena, uint64_t size, const char *name);
 
+/* Supervisor: writes the header as it was made. Every worker can write there, and a hostile one may have. */
+void vw_arena_write_header(vw_arena *arena);
+
 /* Worker: maps the file behind the two descriptors, the second of which must be read-only. It takes
  * them over also when it fails. size 0: the file's own. */
 int vw_arena_attach(vw_arena *arena, int fd, int readonly_fd, uint64_t size, enum vw_refusal *refusal);

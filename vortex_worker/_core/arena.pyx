@@ -30,6 +30,7 @@ cdef extern from "arena.h" nogil:
     void vw_arena_hold(vw_arena *arena)
     void vw_arena_drop(vw_arena *arena)
     int vw_arena_create(vw_arena *arena, uint64_t size, const char *name)
+    void vw_arena_write_header(vw_arena *arena)
     int vw_arena_attach(vw_arena *arena, int fd, int readonly_fd, uint64_t size, vw_refusal *refusal)
     int vw_arena_lease(vw_arena *arena, uint64_t offset, uint64_t size)
     void vw_arena_close_descriptors(vw_arena *arena)
@@ -128,6 +129,13 @@ cdef class Arena:
                 f"{self.c.data_size} bytes at {self.c.data_offset}, and be the only one"
             )
         check(rc)
+
+    def restore_header(self):
+        """Supervisor: write the header as it was made, whatever a hostile worker has written there since."""
+        self.require_open()
+        if not self.c.writable:
+            raise ValueError("only the supervisor's arena has a header to restore")
+        vw_arena_write_header(self.c)
 
     def seal_descriptors(self):
         """Close the descriptors: what is mapped now is all that ever will be."""

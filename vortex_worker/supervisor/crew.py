@@ -96,6 +96,7 @@ class Crew:
         self._links: list[WorkerLink | None] = [None] * (workers + standby)
         self._launched = 0
         self._starts = Backoff()
+        self._proven = False  # that a worker can start as we are configured
         self._starving = 0  # since when no lease can be had, ns; 0: they can
         self._broken: VortexError | None = None
         self._closing = False
@@ -356,6 +357,7 @@ class Crew:
                 self.loop.call_later(_TICK, self._launch, index)
                 return
             self._starving = 0
+            self._memory.restore()
             if self._nursery is not None:
                 self._nursery.order(index, config, lease, self._memory.arena.fd)
                 return
@@ -424,6 +426,7 @@ class Crew:
                     self.loop.add_reader(link.listener.fd, self._on_denied, link)
                 if link.stage is Stage.READY:
                     self._starts.succeeded()
+                    self._proven = True
                     link.memory = link.process.memory()
                     self._deathwatch.add(link)
                     if link.retiring:
@@ -624,7 +627,7 @@ class Crew:
         """A worker ended before it was ready: try again, more slowly each time, and then say so."""
         self._starts.failed(status)
         log.info("a worker did not start: %s", why.splitlines()[0])
-        if status in _NO_USE or (self._starts.hopeless and not self.any_ready()):
+        if (status in _NO_USE and not self._proven) or (self._starts.hopeless and not self.any_ready()):
             self.broken(LaunchError(why))
         else:
             self.loop.call_later(self._starts.pause, self._launch, index)
@@ -714,7 +717,8 @@ class Crew:
             if link.stage is not Stage.READY:
                 continue
             beat = link.slot.heartbeat
-            if beat and monotonic_ns() - beat > self._heartbeat_timeout * 1e9:
+            late = beat and monotonic_ns() - beat > self._heartbeat_timeout * 1e9
+            if late and link.process.stopped():  # the kernel's word too: another worker can write this one's slot
                 self._give_up(link, f"it was stopped: no heartbeat for {self._heartbeat_timeout} s")
             if self._stall_timeout:
                 self._check_activity(link)

@@ -145,6 +145,10 @@ class Memory:
             "drop results that are no longer needed"
         )
 
+    def restore(self) -> None:
+        """Undo what a hostile worker may have done to the arena's header, which the next to start will read."""
+        self.arena.restore_header()
+
     def give_back(self, lease: Lease) -> None:
         """Its worker is dead. The region is used again once the last live handle is gone."""
         with self._lock:

@@ -146,12 +146,21 @@ class WorkerProcess:
 
     def exiting(self) -> bool:
         """Whether the kernel has begun to end it (proc(5), stat: state, and PF_EXITING among the flags)."""
+        fields = self._stat()
+        return not fields or fields[0] in (b"Z", b"X") or bool(int(fields[6]) & _PF_EXITING)
+
+    def stopped(self) -> bool:
+        """Whether it was stopped (SIGSTOP, a debugger), or hangs in the kernel."""
+        fields = self._stat()
+        return bool(fields) and fields[0] in (b"T", b"t", b"D")
+
+    def _stat(self) -> list[bytes]:
+        """Fields of ``/proc/<pid>/stat`` from the state on; none once it is gone."""
         try:
             with open(f"/proc/{self.pid}/stat", "rb") as file:
-                fields = file.read().rpartition(b")")[2].split()
+                return file.read().rpartition(b")")[2].split()
         except OSError:
-            return True
-        return fields[0] in (b"Z", b"X") or bool(int(fields[6]) & _PF_EXITING)
+            return []
 
     def runs(self) -> bool:
         """Whether it has not ended."""
@@ -218,7 +227,7 @@ def environment() -> dict[str, str]:
     env["PYTHONDONTWRITEBYTECODE"] = "1"
     # GNU OpenMP's threads spin for about a millisecond at each barrier before they sleep. Where several workers share
     # the CPUs, one spins away what another needs.
-    env.setdefault("GOMP_SPINCOUNT", "10000")
+    env.setdefault("GOMP_SPINCOUNT", "1000")
     return env
 
 

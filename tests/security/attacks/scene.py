@@ -26,7 +26,9 @@ import vortex_worker as vw
 from vortex_worker._core.arena import Arena
 from vortex_worker.errors import JobError, LaunchError, WorkerLost
 from vortex_worker.supervisor import memory, zygote
+from vortex_worker.supervisor.crew import Crew
 from vortex_worker.supervisor.memory import Lease, WorkerBlock
+from vortex_worker.supervisor.process import WorkerProcess
 
 HERE = Path(__file__).parent
 _WEAKENED = {"filter", "Landlock", "isolation", "mapping"}  # layers that a worker puts in force itself
@@ -137,6 +139,12 @@ class Scene:
             if CHECKS in self.off:
                 put(Lease, "admit", lambda lease, handle: WorkerBlock(lease, handle.offset))
                 put(Lease, "collect", lambda lease: lease.dropped.clear() or [])
+                put(memory.Memory, "restore", lambda memory: None)
+                # A start that fails is the configuration's fault, also when others have succeeded.
+                stack.callback(delattr, Crew, "_proven")
+                Crew._proven = property(lambda crew: False, lambda crew, value: None)  # type: ignore[assignment]
+                put(WorkerProcess, "stopped", lambda process: True)
+                put(WorkerProcess, "exiting", lambda process: True)
             yield
 
     # ---- attacks

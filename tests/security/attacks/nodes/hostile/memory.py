@@ -10,7 +10,7 @@ import platform
 import struct
 from typing import Any
 
-from .registry import FILTER, ISOLATION, LANDLOCK, MAPPING, NOTHING, SEALS, attack
+from .registry import CHECKS, FILTER, ISOLATION, LANDLOCK, MAPPING, SEALS, attack
 from .tools import PAGE, libc, linger, machine_code, module, os, syscall, touch
 
 _PUNCH = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
@@ -212,9 +212,7 @@ def is_open(number: int) -> bool:
 
 @attack(
     "fabric",
-    NOTHING,
-    why="the arena's header is writable in every worker, and a worker that starts refuses an arena whose header makes "
-    "no sense: the fabric can start none any more, and breaks",
+    CHECKS,
 )
 def scribble_on_the_header(world: Any) -> None:
     """Another magic number at the beginning of the arena, then end the process, so that another has to start."""
@@ -224,9 +222,7 @@ def scribble_on_the_header(world: Any) -> None:
 
 @attack(
     "sibling",
-    NOTHING,
-    why="header and slots are one writable mapping in every worker, so workers of a fabric can write to each other's "
-    "slots: no bytes of a job change, but a sibling whose heartbeat is overwritten is killed as stuck",
+    CHECKS,
 )
 def stop_the_heartbeat_of_a_sibling(world: Any) -> None:
     """Overwrite a sibling's heartbeat with an old one, again and again, until the supervisor takes it for dead."""
