@@ -77,6 +77,30 @@ def doctor(matrix: bool, profiles: tuple[str, ...], as_json: bool) -> None:
     sys.exit(doctor_command(profiles[0] if profiles else "execute", as_json))
 
 
+@command.group()
+def policy() -> None:
+    """Read system-call policies, and check one of your own."""
+
+
+@policy.command()
+@click.argument("name", metavar="POLICY")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(name: str, as_json: bool) -> None:
+    """Print POLICY, a name (bootstrap, execute, strict, cuda) or a TOML file, with the reason of each line."""
+    from vortex_worker.cli.policy import show_command
+
+    sys.exit(show_command(name, as_json))
+
+
+@policy.command()
+@click.argument("path", metavar="FILE", type=click.Path(exists=True, dir_okay=False))
+def lint(path: str) -> None:
+    """Check FILE: it is read and compiled without doubt, and no line says what another says."""
+    from vortex_worker.cli.policy import lint_command
+
+    sys.exit(lint_command(path))
+
+
 @command.command()
 def start() -> None:
     """Be a worker, configured by VORTEX_… in the environment (for supervisors)."""
