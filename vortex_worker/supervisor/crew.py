@@ -206,7 +206,8 @@ class Crew:
 
     def all_ready(self, links: list[WorkerLink]) -> bool:
         """Whether every worker takes jobs, and every standby could."""
-        return len(links) == len(self._links) and all(link.stage is Stage.READY for link in links)
+        ready = [link for link in links if link.stage is Stage.READY and not link.dying]
+        return len(ready) == len(self._links)
 
     def crew(self) -> tuple[list[WorkerLink], list[WorkerLink]]:
         """Those that run jobs or will as soon as they can, and those that stand by for them."""
