@@ -14,7 +14,7 @@ class Worker:
     """All that the scheduler asks of a worker."""
 
     def __init__(self):
-        self.alive = True
+        self.lost = False
         self.dropped_objects = []
 
 
@@ -78,7 +78,7 @@ def test_a_job_with_objects_in_two_places_goes_where_most_are():
 def test_a_dead_workers_objects_are_missing_everywhere():
     here, there = Worker(), Worker()
     ref = ObjectRef(here, 1, "A")
-    here.alive = False
+    here.lost = True
     assert home_of([ref]) is None
     assert missing([ref, ref], there) == [ref]
 
@@ -87,7 +87,7 @@ def test_a_dead_workers_jobs_are_placed_anew():
     scheduler, here, there = Scheduler(), Worker(), Worker()
     waiting = task(1, [ObjectRef(here, 7, "MODEL")])
     scheduler.add(waiting)
-    here.alive = False
+    here.lost = True
     assert scheduler.evict(here) == [waiting]
     scheduler.add(waiting)
     assert scheduler.take(there) is waiting
