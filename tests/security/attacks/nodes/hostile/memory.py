@@ -199,7 +199,8 @@ def grow_the_arena(world: Any) -> None:
 def find_a_descriptor_of_the_arena(world: Any) -> bool:
     """A descriptor of the arena, or of anything else that was open when it was forked."""
     kinds = [os.fstat(number).st_mode & 0o170000 for number in range(3, 64) if is_open(number)]
-    return kinds.count(0o140000) > 1  # sockets: the zygote's channel to the supervisor, beside its own
+    # The arena is a regular file. Of sockets it has its own, and may have the zygote's channel to the supervisor.
+    return 0o100000 in kinds or kinds.count(0o140000) > 1
 
 
 def is_open(number: int) -> bool:
