@@ -1,51 +1,40 @@
-"""The workers of one fabric: their life from launch to death, and the jobs between.
+"""The workers of one fabric: their life from launch to death.
 
 One thread runs an asyncio loop over every worker's socket, pidfd and log. Callers send their jobs
-from their own threads when a worker is idle; results come in through the loop. ``_lock`` guards
-all state; nothing that can block on a worker is done under it.
+from their own threads when a worker is idle; results come in through the loop. ``lock`` guards
+all state, the jobs' (``jobs.py``) too; nothing that can block on a worker is done under it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vortex_worker._core.process import signal_thread
 from vortex_worker._core.slots import monotonic_ns
 from vortex_worker.errors import (
-    Cancelled,
-    DeadlineExceeded,
     FabricClosed,
     JobError,
     LaunchError,
-    ObjectLost,
     OutOfArena,
     ProtocolError,
-    QueueFull,
-    ValidationError,
     VortexError,
-    WorkerLost,
 )
 from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
 from vortex_worker.supervisor.deathwatch import DeathWatch
-from vortex_worker.supervisor.job import Job, JobState, Progress, Timings
+from vortex_worker.supervisor.jobs import Jobs
 from vortex_worker.supervisor.link import Stage, WorkerLink
 from vortex_worker.supervisor.nursery import Nursery
-from vortex_worker.supervisor.objects import ObjectRef
-from vortex_worker.supervisor.outputs import Outputs
 from vortex_worker.supervisor.process import WorkerProcess, describe_exit
-from vortex_worker.supervisor.recovery import Backoff, exhausted, explain_death
-from vortex_worker.supervisor.scheduler import Scheduler, missing
-from vortex_worker.supervisor.task import Task
+from vortex_worker.supervisor.recovery import Backoff
+from vortex_worker.supervisor.vigil import TICK, Limits, Vigil
 
 if TYPE_CHECKING:
     from vortex_worker.config import WorkerConfig
@@ -56,12 +45,11 @@ log = logging.getLogger("vortex_worker")
 _LAST_WORDS = 0.05  # s that a worker has to say where its denied call came from
 _STARVATION = 5.0  # s without any worker, for want of a lease, after which queued jobs are told
 _LOOK, _LOOKS = 0.0002, 20  # s between looks at whether a worker is really dying, and how often
-_TICK = 0.5  # s between looks at heartbeats and pending releases
 _NO_USE = (2, 4)  # a worker's exit status when its settings are wrong, or the machine lacks a layer of the sandbox
 
 
 class Crew:
-    """Launches, watches, feeds and replaces the workers."""
+    """Launches, watches and replaces the workers. ``jobs`` feeds them."""
 
     def __init__(
         self,
@@ -73,25 +61,16 @@ class Crew:
         zygote: bool,
         queue: int,
         grace: float,
-        heartbeat_timeout: float,
-        stall_timeout: float,
-        memory_growth: int,
+        limits: Limits,
         start_timeout: float,
     ) -> None:
         self._config = config
         self._memory = memory
-        self._queue_limit = queue
         self._grace = grace
-        self._heartbeat_timeout = heartbeat_timeout
-        self._stall_timeout = stall_timeout
-        self._memory_growth = memory_growth
-        self._draining = False
         self._start_timeout = start_timeout
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
-        self._scheduler = Scheduler()
-        self._ids = itertools.count(1)
-        self._tasks: dict[int, Task] = {}  # every job that has not ended, by id
+        self.lock = threading.RLock()
+        #: Notified at every change that somebody may wait for.
+        self.changed = threading.Condition(self.lock)
         self._workers = workers
         self._links: list[WorkerLink | None] = [None] * (workers + standby)
         self._launched = 0
@@ -99,10 +78,12 @@ class Crew:
         self._proven = False  # that a worker can start as we are configured
         self._starving = 0  # since when no lease can be had, ns; 0: they can
         self._broken: VortexError | None = None
-        self._closing = False
+        #: Whether the fabric is being closed, or is.
+        self.closing = False
         self._close_lock = threading.Lock()
         self.loop = asyncio.new_event_loop()
         self.loop.set_exception_handler(self._unexpected)
+        self.jobs = Jobs(self, memory, queue, grace)
         self._nursery = Nursery(self, diffusion=bool(config.models)) if zygote else None
         self._deathwatch = DeathWatch(lambda link: self.call(self._on_sign_of_death, link))
         self._thread = threading.Thread(target=self._serve, name="vortex-fabric", daemon=True)
@@ -111,53 +92,9 @@ class Crew:
             self.loop.call_soon_threadsafe(self._nursery.open)
         for index in range(workers + standby):
             self.loop.call_soon_threadsafe(self._launch, index)
-        self.loop.call_soon_threadsafe(self._tick)
+        self.loop.call_soon_threadsafe(Vigil(self, limits).look)
 
-    # ------------------------------------------------------- any thread: jobs
-
-    def next_id(self) -> int:
-        """A job id, never used before in this fabric."""
-        return next(self._ids)
-
-    def submit(self, task: Task, *, block: bool = True, timeout: float | None = None) -> None:
-        """Queue a task, or send it at once where a worker is idle.
-
-        Raises:
-            FabricClosed, LaunchError: it can never run.
-            QueueFull: the queue is full, and stayed so for ``timeout`` s (at once unless ``block``).
-        """
-        with self._lock:
-            if len(self._scheduler) >= self._queue_limit:
-                room = self._changed.wait_for(
-                    lambda: self._closing or self._broken or len(self._scheduler) < self._queue_limit,
-                    timeout if block else 0,
-                )
-                if not room:
-                    raise QueueFull(f"{self._queue_limit} jobs wait already")
-            self.check_open()
-            if self._draining:
-                raise FabricClosed("the fabric takes no more jobs: it is being drained")
-            self._tasks[task.job.id] = task
-            self._scheduler.add(task)
-            started = self._assign()
-        self._send_jobs(started)
-        if task.deadline:
-            self.call(self._arm_deadline, task)
-
-    def cancel(self, job: Job) -> None:
-        """End a job: at once where it waits, through its worker where it runs."""
-        with self._lock:
-            task = self._tasks.get(job.id)
-            if task is None:
-                return
-            link = self._runner_of(task)
-            if link is None:
-                self._scheduler.remove(task)
-                self._finish(task, error=Cancelled("cancelled before it ran"))
-                return
-        self._send_or_lose(link, job_cancel=pb.JobCancel(job_id=job.id))
-        error = Cancelled(f"cancelled; the node did not stop within {self._grace} s and its worker was killed")
-        self.call(self.loop.call_later, self._grace, self._end_by_force, task, error)
+    # ------------------------------------------------------------ any thread
 
     def wait(self, ready: Callable[[list[WorkerLink]], bool], timeout: float | None) -> list[WorkerLink]:
         """Wait until ``ready(links)`` holds, and return the links.
@@ -166,42 +103,23 @@ class Crew:
             FabricClosed, LaunchError: it never will.
             TimeoutError: not within ``timeout`` s.
         """
-
-        def settled() -> bool:
-            return self._closing or self._broken is not None or ready(self.links())
-
-        with self._lock:
-            if not self._changed.wait_for(settled, timeout):
+        with self.lock:
+            if not self.changed.wait_for(lambda: self.over or ready(self.links()), timeout):
                 raise TimeoutError(f"workers are not ready after {timeout} s")
             self.check_open()
             return self.links()
 
-    def drain(self, timeout: float | None) -> None:
-        """Take no more jobs, and wait until those there are have ended. TimeoutError: they have not."""
-        with self._lock:
-            self._draining = True
-            self._changed.notify_all()
-            if not self._changed.wait_for(lambda: not self._tasks, timeout):
-                raise TimeoutError(f"{len(self._tasks)} jobs have not ended within {timeout} s")
-
     def reload(self, timeout: float | None) -> None:
         """Replace every worker, each when its job has ended. TimeoutError: not all are replaced yet."""
-        with self._lock:
+        with self.lock:
             old = set(self.links())
             for link in old:
-                link.retiring = True
-                if link.task is None:
-                    self.call(self._dismiss, link)
+                self.retire(link)
         self.wait(lambda links: old.isdisjoint(links) and self.all_ready(links), timeout)
-
-    def changed(self) -> None:
-        """Wake who waits for a change."""
-        with self._lock:
-            self._changed.notify_all()
 
     def links(self) -> list[WorkerLink]:
         """The workers there are now, by slot."""
-        with self._lock:
+        with self.lock:
             return [link for link in self._links if link is not None]
 
     def all_ready(self, links: list[WorkerLink]) -> bool:
@@ -209,7 +127,11 @@ class Crew:
         ready = [link for link in links if link.stage is Stage.READY and not link.dying]
         return len(ready) == len(self._links)
 
-    def crew(self) -> tuple[list[WorkerLink], list[WorkerLink]]:
+    def any_ready(self) -> bool:
+        """Whether there is a worker that takes jobs: then those that can't be started are no reason to stop."""
+        return any(link.stage is Stage.READY and not link.dying for link in self.links())
+
+    def ranks(self) -> tuple[list[WorkerLink], list[WorkerLink]]:
         """Those that run jobs or will as soon as they can, and those that stand by for them."""
         links = sorted(
             (link for link in self.links() if not link.dying),
@@ -217,113 +139,37 @@ class Crew:
         )
         return links[: self._workers], links[self._workers :]
 
+    @property
+    def over(self) -> bool:
+        """Whether no job can run any more."""
+        return self.closing or self._broken is not None
+
     def check_open(self) -> None:
         """Raise FabricClosed or LaunchError if no job can run any more."""
-        if self._closing:
+        if self.closing:
             raise FabricClosed("the fabric is closed")
         if self._broken:
             raise self._broken
 
-    # ---------------------------------------------- under the lock: job states
-
-    def _assign(self) -> list[tuple[WorkerLink, Task]]:
-        """Give each idle worker its next task. What is returned is to be sent once the lock is free."""
-        self._promote()
-        started = []
-        for link in self._links:
-            while link is not None and link.idle and (task := self._scheduler.take(link)):
-                lost = missing(task.work.refs, link)
-                if lost:
-                    self._rebuild(task, lost, link)
-                    continue
-                link.task = task
-                task.job.attempts += 1
-                task.job.worker = link.worker_id
-                task.job.state = JobState.RUNNING
-                started.append((link, task))
-        if started:
-            self._changed.notify_all()
-        return started
-
-    def _promote(self) -> None:
-        """Let workers that stand by take the places of those that are gone."""
+    def promote(self) -> None:
+        """Locked. Let workers that stand by take the places of those that are gone."""
         places = self._workers - sum(link.active and not link.dying for link in self.links())
         for link in self.links():
             if places > 0 and link.stage is Stage.READY and not link.active and not link.dying:
                 link.active = True
                 places -= 1
 
-    def _runner_of(self, task: Task) -> WorkerLink | None:
-        return next((link for link in self.links() if link.task is task), None)
+    def notify(self) -> None:
+        """Wake who waits for a change."""
+        with self.lock:
+            self.changed.notify_all()
 
-    def _finish(self, task: Task, outputs: Outputs | None = None, error: VortexError | None = None) -> None:
-        if self._tasks.pop(task.job.id, None) is not None:
-            task.job._end(outputs, error)
-            if task.timer is not None:
-                self.call(task.timer.cancel)  # it would hold the job's outputs until the deadline
-            self._changed.notify_all()  # one that was queued leaves room behind it
-
-    def _rebuild(self, task: Task, lost: list[ObjectRef], link: WorkerLink) -> None:
-        """Make lost objects again in ``link``, then run ``task`` there."""
-        hopeless = [ref for ref in lost if ref.lineage is None]
-        if hopeless:
-            self._finish(task, error=ObjectLost(f"{hopeless[0]!r} is gone, and how it was made is not known"))
-            return
-        batch = Rebuild(task, len(lost))
-        for ref in lost:
-            assert ref.lineage is not None
-            rebuild = Task(Job(self.next_id(), ref.lineage.op_type, self.cancel), ref.lineage, pinned=link)
-            self._tasks[rebuild.job.id] = rebuild
-            self._scheduler.add(rebuild, first=True)
-            rebuild.job.add_done_callback(partial(self._rebuilt, batch, ref))
-
-    def _rebuilt(self, batch: Rebuild, ref: ObjectRef, job: Job) -> None:
-        """One object was made again, or could not be: the last one lets its task go on."""
-        with self._lock:
-            task = batch.task
-            if batch.failed or task.job.done():
-                return
-            error = batch.settle(ref, job)
-            if isinstance(error, WorkerLost) and task.retries > 0:
-                task.retries -= 1
-            elif error is not None:
-                self._finish(task, error=ObjectLost(f"{ref!r} is gone and could not be made again: {error}"))
-                return
-            elif batch.left:
-                return
-            self._scheduler.add(task, first=True)
-            started = self._assign()
-        self._send_jobs(started)
-
-    # ------------------------------------------------------------ sending
-
-    def _send_jobs(self, started: list[tuple[WorkerLink, Task]]) -> None:
-        for link, task in started:
-            try:
-                message = task.work.message(task.job.id, task.deadline)
-            except (TypeError, ValueError) as error:
-                self._reject(link, task, ValidationError(f"{task.work.op_type}: {error}"))
-                continue
-            try:
-                link.send(job_submit=message)
-            except ValueError as error:
-                self._reject(link, task, ValidationError(f"{task.work.op_type}: {error}; give large data as tensors"))
-            except OSError as error:
-                self.call(self._give_up, link, f"it does not read its socket: {error}")
-
-    def _reject(self, link: WorkerLink, task: Task, error: VortexError) -> None:
-        """A task that can't be sent at all: its worker is free for the next."""
-        with self._lock:
-            link.task = None
-            self._finish(task, error=error)
-            started = self._assign()
-        self._send_jobs(started)
-
-    def _send_or_lose(self, link: WorkerLink, **body: Any) -> None:
+    def send_or_lose(self, link: WorkerLink, **body: Any) -> None:
+        """Send a packet; a worker that can't be sent to is given up."""
         try:
             link.send(**body)
         except OSError as error:
-            self.call(self._give_up, link, f"it does not read its socket: {error}")
+            self.call(self.give_up, link, f"it does not read its socket: {error}")
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         """Run it in the fabric's thread, unless that has ended."""
@@ -345,8 +191,8 @@ class Crew:
         self.broken(LaunchError(f"internal error of the fabric: {error!r}"))
 
     def _launch(self, index: int) -> None:
-        with self._lock:
-            if self._closing or self._broken:
+        with self.lock:
+            if self.closing or self._broken:
                 return
             self._launched += 1
             config = replace(self._config, worker_id=f"w{index}.{self._launched}")
@@ -355,7 +201,7 @@ class Crew:
             except OutOfArena as error:
                 log.warning("worker %d waits: %s", index, error.message)
                 self._starve(error)
-                self.loop.call_later(_TICK, self._launch, index)
+                self.loop.call_later(TICK, self._launch, index)
                 return
             self._starving = 0
             self._memory.restore()
@@ -374,22 +220,21 @@ class Crew:
         now = monotonic_ns()
         self._starving = self._starving or now
         if not self.links() and now - self._starving > _STARVATION * 1e9:
-            for task in self._scheduler.drain():
-                self._finish(task, error=OutOfArena(f"{task.work.op_type} can't run: {error.message}"))
+            self.jobs.fail_queued(OutOfArena, error.message)
 
     def not_born(self, index: int, lease: Lease, why: str) -> None:
         """No process could be had for a worker."""
-        with self._lock:
+        with self.lock:
             self._memory.give_back(lease)
-            if not self._closing and not self._broken:
+            if not self.closing and not self._broken:
                 self._start_failed(index, why, None)
 
     def born(self, index: int, config: WorkerConfig, process: WorkerProcess, lease: Lease) -> None:
         """There is a process: watch it."""
-        with self._lock:
+        with self.lock:
             link = WorkerLink(index, config, process, self._memory.arena, lease)
             self._links[index] = link
-            if self._closing:
+            if self.closing:
                 link.kill()
         self.loop.add_reader(link.fileno(), self._on_readable, link)
         self.loop.add_reader(process.pidfd, self.on_exit, link)
@@ -405,7 +250,7 @@ class Crew:
             for packet in link.receive():
                 self._handle(link, packet)
         except (JobError, LaunchError) as error:
-            self._give_up(link, str(error))
+            self.give_up(link, str(error))
         except OSError:
             pass  # reset by its death, which the pidfd reports
         if link.hung_up and link.alive:
@@ -417,11 +262,11 @@ class Crew:
             return  # whatever it says after that
         kind = packet.WhichOneof("body")
         if kind == "job_result":
-            self._take_result(link, packet.job_result)
+            self.jobs.take_result(link, packet.job_result)
         elif kind == "job_progress":
-            self._take_progress(link, packet.job_progress)
+            self.jobs.take_progress(link, packet.job_progress)
         elif kind == "handshake":
-            with self._lock:
+            with self.lock:
                 link.shake_hands(packet.handshake)
                 if link.stage is Stage.LOCKED and link.listener is not None:
                     self.loop.add_reader(link.listener.fd, self._on_denied, link)
@@ -431,57 +276,14 @@ class Crew:
                     link.memory = link.process.memory()
                     self._deathwatch.add(link)
                     if link.retiring:
-                        self.call(self._dismiss, link)
-                started = self._assign()
-                self._changed.notify_all()
-            self._send_jobs(started)
+                        self.call(self.dismiss, link)
+                started = self.jobs.assign()
+                self.changed.notify_all()
+            self.jobs.send(started)
         elif kind == "fault":
             raise ProtocolError(f"it says of our traffic: {protocol.printable(packet.fault.reason, 500)}")
         elif kind != "pong":
             raise ProtocolError(f"a supervisor takes no {kind}")
-
-    def _take_progress(self, link: WorkerLink, message: pb.JobProgress) -> None:
-        task = link.task
-        if task is None or message.job_id != task.job.id:
-            raise ProtocolError(f"progress of job {message.job_id}, which this worker does not run")
-        task.job._report(Progress(message.step, message.total, protocol.printable(message.message, 1000)))
-
-    def _take_result(self, link: WorkerLink, message: pb.JobResult) -> None:
-        with self._lock:
-            task = link.task
-            if task is None or message.job_id != task.job.id:
-                raise ProtocolError(f"a result of job {message.job_id}, which this worker does not run")
-            outputs: Outputs | None = None
-            error: VortexError | None = None
-            if message.HasField("error"):
-                error = protocol.unpack_error(message.error)
-            else:
-                try:
-                    outputs = Outputs.receive(message, task.work, link, self._memory.arena)
-                except JobError as bad:
-                    task.ending = bad  # what the job's caller is told when the lying worker is dead
-                    raise
-            link.task = None
-            link.jobs_done += 1
-            if link.retiring:
-                self.call(self._dismiss, link)
-            t = message.timings
-            task.job.timings = Timings(t.decode, t.map, t.execute, t.save)
-            if isinstance(error, ObjectLost) and task.retries > 0 and task.work.refs:
-                # The worker dropped what it could, for memory was short: make it again, and try again.
-                task.retries -= 1
-                for ref in task.work.refs:
-                    if ref.home is link:
-                        ref.lose()
-                self._requeue(task)
-            else:
-                self._finish(task, outputs, error)
-            started = self._assign()
-        self._send_jobs(started)
-
-    def _requeue(self, task: Task) -> None:
-        task.job.state = JobState.QUEUED
-        self._scheduler.add(task, first=True)
 
     def _on_denied(self, link: WorkerLink) -> None:
         """The kernel holds back a call of this worker, which dies of it."""
@@ -503,7 +305,7 @@ class Crew:
         else:
             link.kill()
 
-    def _give_up(self, link: WorkerLink, why: str) -> None:
+    def give_up(self, link: WorkerLink, why: str) -> None:
         """Kill a worker that broke the rules or does not answer. ``on_exit`` does the rest."""
         if link.alive and not link.fault:
             link.fault = why
@@ -527,28 +329,12 @@ class Crew:
             return
         link.kill()
         self._last_words(link)
-        with self._lock:
-            task = link.task
-            # Denied calls come by the listener, before any death. A fault in an input is the node's own doing.
-            if task is not None and (task.retries == 0 or task.ending or link.slot.snapshot().fault_address):
+        with self.lock:
+            if not self.jobs.rescue(link):
                 return
-            link.lost = True
-            if task is not None:
-                link.task, link.retried = None, task
-                task.retries -= 1
-                self._requeue(task)
-            self._place_anew(link)
-            started = self._assign()
-            self._changed.notify_all()
-        self._send_jobs(started)
-
-    def _place_anew(self, link: WorkerLink) -> None:
-        """What waited for a worker that is gone."""
-        for waiting in self._scheduler.evict(link):
-            if waiting.pinned is link:
-                self._finish(waiting, error=WorkerLost(f"worker {link.worker_id} died before it ran"))
-            else:
-                self._scheduler.add(waiting)
+            started = self.jobs.assign()
+            self.changed.notify_all()
+        self.jobs.send(started)
 
     def on_exit(self, link: WorkerLink) -> None:
         """The pidfd says that the process is gone: nothing of it runs or writes any more."""
@@ -567,44 +353,21 @@ class Crew:
         self._last_words(link)
         status = link.process.reap()
         link.read_rest()  # where a denied call came from
-        with self._lock:
+        with self.lock:
             was_ready = link.stage is Stage.READY
-            task, link.task = link.task, None
-            error, retry = explain_death(task, link, status) if task else (None, False)
+            self.jobs.bury(link, status)
             link.close()
             self._links[link.index] = None
-            if task is not None and error is not None:
-                if retry and task.retries > 0 and not self._closing:
-                    task.retries -= 1
-                    self._requeue(task)
-                else:
-                    self._finish(task, error=exhausted(error, task))
-            retried, link.retried = link.retried, None
-            if retried is not None:
-                self._convict(retried, *explain_death(retried, link, status))
-            self._place_anew(link)
-            started = self._assign()
-        self._send_jobs(started)  # first of all: somebody waits for it
+            started = self.jobs.assign()
+        self.jobs.send(started)  # first of all: somebody waits for it
         self._replace(link, status, was_ready)
-
-    def _convict(self, task: Task, error: VortexError, retry: bool) -> None:
-        """A job was tried again at the first sign of a death, and now it shows that it should not have been."""
-        if retry or task.job.done():
-            return
-        link = self._runner_of(task)
-        if link is None:
-            self._scheduler.remove(task)
-            self._finish(task, error=error)
-        else:
-            task.ending = error
-            link.kill()
 
     def _replace(self, link: WorkerLink, status: int | None, was_ready: bool) -> None:
         """Give back what a dead worker had, and launch another."""
-        with self._lock:
+        with self.lock:
             self._memory.give_back(link.lease)
-            self._changed.notify_all()
-            if self._closing:
+            self.changed.notify_all()
+            if self.closing:
                 return
             if was_ready:
                 log.info("worker %s: %s; starting another", link.worker_id, describe_exit(status))
@@ -620,7 +383,7 @@ class Crew:
         try:
             for packet in link.receive():
                 if packet.WhichOneof("body") == "job_result" and not link.fault and link.denial is None:
-                    self._take_result(link, packet.job_result)
+                    self.jobs.take_result(link, packet.job_result)
         except (JobError, OSError):
             pass  # its death is reported anyway
 
@@ -633,105 +396,41 @@ class Crew:
         else:
             self.loop.call_later(self._starts.pause, self._launch, index)
 
-    def any_ready(self) -> bool:
-        """Whether there is a worker that takes jobs: then those that can't be started are no reason to stop."""
-        return any(link.stage is Stage.READY and not link.dying for link in self.links())
-
     def broken(self, error: VortexError) -> None:
         """No worker can be had: fail what waits and what comes."""
-        with self._lock:
+        with self.lock:
             self._broken = error
-            self._scheduler.drain()
-            running = {link.task.job.id for link in self.links() if link.task}
-            for job_id, task in list(self._tasks.items()):
-                if job_id not in running:
-                    self._finish(task, error=error)
+            self.jobs.fail_all(error, running=False)
             for link in self.links():
                 if link.stage is not Stage.READY:
                     link.kill()
-            self._changed.notify_all()
-
-    # --------------------------------------------- the fabric's thread: clocks
+            self.changed.notify_all()
 
     def _check_started(self, link: WorkerLink) -> None:
         if link.alive and link.stage is not Stage.READY:
-            self._give_up(link, f"it was not ready within {self._start_timeout} s")
+            self.give_up(link, f"it was not ready within {self._start_timeout} s")
 
-    def _arm_deadline(self, task: Task) -> None:
-        delay = (task.deadline - monotonic_ns()) / 1e9
-        with self._lock:
-            if not task.job.done():
-                task.timer = self.loop.call_later(max(0.0, delay), self._on_deadline, task)
+    def retire(self, link: WorkerLink) -> None:
+        """Replace a worker when its job has ended. Any thread."""
+        with self.lock:
+            link.retiring = True
+            if link.task is None:
+                self.call(self.dismiss, link)
 
-    def _on_deadline(self, task: Task) -> None:
-        with self._lock:
-            if task.job.done():
-                return
-            error = DeadlineExceeded(f"{task.work.op_type}: its deadline passed after {task.job.attempts} attempts")
-            if self._runner_of(task) is None:
-                self._scheduler.remove(task)
-                self._finish(task, error=error)
-                return
-        # The node looks at the deadline itself, at its progress reports; one that makes none is killed.
-        self.loop.call_later(self._grace, self._end_by_force, task, error)
-
-    def _end_by_force(self, task: Task, error: VortexError) -> None:
-        with self._lock:
-            link = self._runner_of(task)
-            if link is not None and not task.job.done():
-                task.ending = error
-                link.kill()
-
-    def _dismiss(self, link: WorkerLink) -> None:
+    def dismiss(self, link: WorkerLink) -> None:
         """Let a worker go that has nothing to do: it ends by itself, or else by force."""
-        with self._lock:
+        with self.lock:
             if link.dying or link.task is not None or link.stage is not Stage.READY:
                 return
             link.dying = True
-            started = self._assign()
-        self._send_jobs(started)
-        self._send_or_lose(link, shutdown=pb.Shutdown(reason="another takes its place"))
+            started = self.jobs.assign()
+        self.jobs.send(started)
+        self.send_or_lose(link, shutdown=pb.Shutdown(reason="another takes its place"))
         self.loop.call_later(self._grace, self._end_dismissed, link)
 
     def _end_dismissed(self, link: WorkerLink) -> None:
         if link.alive:
             link.kill()
-
-    def _check_activity(self, link: WorkerLink) -> None:
-        count, now = link.slot.activity, monotonic_ns()
-        if link.task is None or count != link.activity[0]:
-            link.activity = (count, now)
-        elif now - link.activity[1] > self._stall_timeout * 1e9:
-            self._give_up(link, f"it is alive, but its node made no progress for {self._stall_timeout} s")
-
-    def _check_memory(self, link: WorkerLink) -> None:
-        with self._lock:
-            grown = link.process.memory() - link.memory
-            if self._memory_growth and grown > self._memory_growth and not link.retiring:
-                log.warning("worker %s has grown by %d MiB: it is replaced", link.worker_id, grown >> 20)
-                link.retiring = True
-                if link.task is None:
-                    self.call(self._dismiss, link)
-
-    def _tick(self) -> None:
-        for link in self.links():
-            if link.stage is not Stage.READY:
-                continue
-            beat = link.slot.heartbeat
-            late = beat and monotonic_ns() - beat > self._heartbeat_timeout * 1e9
-            if late and link.process.stopped():  # the kernel's word too: another worker can write this one's slot
-                self._give_up(link, f"it was stopped: no heartbeat for {self._heartbeat_timeout} s")
-            if self._stall_timeout:
-                self._check_activity(link)
-            if self._memory_growth:
-                self._check_memory(link)
-            if link.idle:
-                with contextlib.suppress(OSError):
-                    link.flush_releases()
-        if not self._closing:
-            self.loop.call_later(
-                min(_TICK, self._heartbeat_timeout / 2, (self._stall_timeout or _TICK) / 2), self._tick
-            )
 
     # -------------------------------------------------------- any thread: end
 
@@ -748,23 +447,21 @@ class Crew:
                 self._end_all()
                 if self._nursery is not None:
                     self._nursery.kill()
-                    with self._lock:
-                        self._changed.wait_for(lambda: self._nursery is None or self._nursery.closed)
+                    with self.lock:
+                        self.changed.wait_for(lambda: self._nursery is None or self._nursery.closed)
                 self._deathwatch.close()
                 self.call(self.loop.stop)
                 self._thread.join()
 
     def _end_all(self) -> None:
-        with self._lock:
-            self._closing = True
-            self._scheduler.drain()
-            for task in list(self._tasks.values()):
-                self._finish(task, error=FabricClosed("the fabric was closed before the job ended"))
+        with self.lock:
+            self.closing = True
+            self.jobs.fail_all(FabricClosed("the fabric was closed before the job ended"), running=True)
             links = self.links()
-            self._changed.notify_all()
+            self.changed.notify_all()
         for link in links:
             if link.idle:
-                self._send_or_lose(link, shutdown=pb.Shutdown(reason="the fabric is closing"))
+                self.send_or_lose(link, shutdown=pb.Shutdown(reason="the fabric is closing"))
             else:
                 link.kill()
         if not self._await_ends(self._grace):
@@ -775,33 +472,7 @@ class Crew:
             self._await_ends(None)
 
     def _await_ends(self, timeout: float | None) -> bool:
-        with self._lock:
-            return self._changed.wait_for(
+        with self.lock:
+            return self.changed.wait_for(
                 lambda: not any(self._links) and (self._nursery is None or not self._nursery.orders), timeout
             )
-
-
-class Rebuild:
-    """The lost objects that one task waits for."""
-
-    def __init__(self, task: Task, left: int) -> None:
-        self.task = task
-        self.left = left
-        self.failed = False
-
-    def settle(self, ref: ObjectRef, job: Job) -> VortexError | None:
-        """``job`` made ``ref`` again, or failed to: the error, if so."""
-        error = job.exception()
-        if error is None and job._outputs is not None:
-            try:
-                again = job._outputs.at(ref.path)
-            except JobError as other:
-                error = other
-            else:
-                if isinstance(again, ObjectRef) and again.type == ref.type:
-                    ref.move(again)
-                else:
-                    error = ObjectLost(f"{job.op_type} gave no {ref.type} at {ref.path} this time")
-        self.left -= 1
-        self.failed = error is not None
-        return error

@@ -21,6 +21,7 @@ from vortex_worker.supervisor.link import Stage
 from vortex_worker.supervisor.memory import Memory
 from vortex_worker.supervisor.objects import ObjectRef
 from vortex_worker.supervisor.task import Task, Work, stage
+from vortex_worker.supervisor.vigil import Limits
 
 if TYPE_CHECKING:
     import torch
@@ -136,9 +137,8 @@ class Fabric:
         try:
             self._crew = Crew(
                 config, workers, standby, self._memory,
-                zygote=zygote, queue=queue, grace=grace,
-                heartbeat_timeout=heartbeat_timeout, memory_growth=memory_growth,
-                stall_timeout=stall_timeout, start_timeout=start_timeout,
+                zygote=zygote, queue=queue, grace=grace, start_timeout=start_timeout,
+                limits=Limits(heartbeat_timeout, stall_timeout, memory_growth),
             )  # fmt: skip
         except BaseException:
             self._memory.close()
@@ -186,9 +186,9 @@ class Fabric:
             return handle
 
         work = Work(op_type, stage(inputs or {}, place, refs), stage(params or {}, place, refs), tensors, refs)
-        job = Job(self._crew.next_id(), op_type, self._crew.cancel)
+        job = Job(self._crew.jobs.next_id(), op_type, self._crew.jobs.cancel)
         task = Task(job, work, deadline=monotonic_deadline(deadline), retries=retries, priority=_whole(priority))
-        self._crew.submit(task, block=block, timeout=timeout)
+        self._crew.jobs.submit(task, block=block, timeout=timeout)
         return job
 
     def run(
@@ -303,11 +303,11 @@ class Fabric:
 
     def workers(self) -> list[dict[str, Any]]:
         """What each worker is and does, with its sandbox as the kernel confirmed it. For people and JSON."""
-        return [link.describe() for link in self._crew.crew()[0]]
+        return [link.describe() for link in self._crew.ranks()[0]]
 
     def standbys(self) -> list[dict[str, Any]]:
         """The workers that wait to take a place, as ``workers``."""
-        return [link.describe() for link in self._crew.crew()[1]]
+        return [link.describe() for link in self._crew.ranks()[1]]
 
     # ------------------------------------------------------------------ end
 
@@ -317,7 +317,7 @@ class Fabric:
         Raises:
             TimeoutError: not within ``timeout`` seconds. They go on.
         """
-        self._crew.drain(timeout)
+        self._crew.jobs.drain(timeout)
 
     def close(self) -> None:
         """End all jobs and workers. Tensors that you still hold stay valid. Idempotent."""

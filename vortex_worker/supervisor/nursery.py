@@ -193,4 +193,4 @@ class Nursery:
     def _close(self) -> None:
         self.closed = True
         self._abandon()
-        self._crew.changed()
+        self._crew.notify()

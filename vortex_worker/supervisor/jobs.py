@@ -1,0 +1,374 @@
+"""The jobs of one fabric: queued, given to workers, tried again, ended.
+
+All state is under the crew's lock, which is also the jobs': a job and the worker that runs it change together.
+Methods that say "locked" are called under it, all others without. Nothing is sent under it: what ``assign``
+returns goes to ``send`` once the lock is free.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+from typing import TYPE_CHECKING
+
+from vortex_worker._core.slots import monotonic_ns
+from vortex_worker.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FabricClosed,
+    JobError,
+    ObjectLost,
+    ProtocolError,
+    QueueFull,
+    ValidationError,
+    VortexError,
+    WorkerLost,
+)
+from vortex_worker.ipc import control_pb2 as pb
+from vortex_worker.ipc import protocol
+from vortex_worker.supervisor.job import Job, JobState, Progress, Timings
+from vortex_worker.supervisor.objects import ObjectRef
+from vortex_worker.supervisor.outputs import Outputs
+from vortex_worker.supervisor.recovery import exhausted, explain_death
+from vortex_worker.supervisor.scheduler import Scheduler, missing
+from vortex_worker.supervisor.task import Task
+
+if TYPE_CHECKING:
+    from vortex_worker.supervisor.crew import Crew
+    from vortex_worker.supervisor.link import WorkerLink
+    from vortex_worker.supervisor.memory import Memory
+
+Started = list[tuple["WorkerLink", Task]]
+
+
+class Jobs:
+    """Every job that has not ended, and which worker has it."""
+
+    def __init__(self, crew: Crew, memory: Memory, queue: int, grace: float) -> None:
+        self._crew = crew
+        self._arena = memory.arena
+        self._limit = queue
+        self._grace = grace
+        self._lock = crew.lock
+        self._changed = crew.changed
+        self._scheduler = Scheduler()
+        self._ids = itertools.count(1)
+        self._tasks: dict[int, Task] = {}  # by job id
+        self._draining = False
+
+    # ---------------------------------------------------------- any thread
+
+    def next_id(self) -> int:
+        """A job id, never used before in this fabric."""
+        return next(self._ids)
+
+    def submit(self, task: Task, *, block: bool = True, timeout: float | None = None) -> None:
+        """Queue a task, or send it at once where a worker is idle.
+
+        Raises:
+            FabricClosed, LaunchError: it can never run.
+            QueueFull: the queue is full, and stayed so for ``timeout`` s (at once unless ``block``).
+        """
+        with self._lock:
+            if len(self._scheduler) >= self._limit:
+                room = self._changed.wait_for(
+                    lambda: self._crew.over or len(self._scheduler) < self._limit, timeout if block else 0
+                )
+                if not room:
+                    raise QueueFull(f"{self._limit} jobs wait already")
+            self._crew.check_open()
+            if self._draining:
+                raise FabricClosed("the fabric takes no more jobs: it is being drained")
+            self._tasks[task.job.id] = task
+            self._scheduler.add(task)
+            started = self.assign()
+        self.send(started)
+        if task.deadline:
+            self._crew.call(self._arm_deadline, task)
+
+    def cancel(self, job: Job) -> None:
+        """End a job: at once where it waits, through its worker where it runs."""
+        with self._lock:
+            task = self._tasks.get(job.id)
+            if task is None:
+                return
+            link = self.runner_of(task)
+            if link is None:
+                self._scheduler.remove(task)
+                self.finish(task, error=Cancelled("cancelled before it ran"))
+                return
+        self._crew.send_or_lose(link, job_cancel=pb.JobCancel(job_id=job.id))
+        error = Cancelled(f"cancelled; the node did not stop within {self._grace} s and its worker was killed")
+        self._crew.call(self._crew.loop.call_later, self._grace, self._end_by_force, task, error)
+
+    def drain(self, timeout: float | None) -> None:
+        """Take no more jobs, and wait until those there are have ended. TimeoutError: they have not."""
+        with self._lock:
+            self._draining = True
+            self._changed.notify_all()
+            if not self._changed.wait_for(lambda: not self._tasks, timeout):
+                raise TimeoutError(f"{len(self._tasks)} jobs have not ended within {timeout} s")
+
+    # ------------------------------------------------------------- placing
+
+    def assign(self) -> Started:
+        """Locked. Give each idle worker its next task. What is returned is to be sent."""
+        self._crew.promote()
+        started: Started = []
+        for link in self._crew.links():
+            while link.idle and (task := self._scheduler.take(link)):
+                lost = missing(task.work.refs, link)
+                if lost:
+                    self._rebuild(task, lost, link)
+                    continue
+                link.task = task
+                task.job.attempts += 1
+                task.job.worker = link.worker_id
+                task.job.state = JobState.RUNNING
+                started.append((link, task))
+        if started:
+            self._changed.notify_all()
+        return started
+
+    def send(self, started: Started) -> None:
+        """Tell the workers of the tasks that they were given."""
+        for link, task in started:
+            try:
+                message = task.work.message(task.job.id, task.deadline)
+            except (TypeError, ValueError) as error:
+                self._reject(link, task, ValidationError(f"{task.work.op_type}: {error}"))
+                continue
+            try:
+                link.send(job_submit=message)
+            except ValueError as error:
+                self._reject(link, task, ValidationError(f"{task.work.op_type}: {error}; give large data as tensors"))
+            except OSError as error:
+                self._crew.call(self._crew.give_up, link, f"it does not read its socket: {error}")
+
+    def _reject(self, link: WorkerLink, task: Task, error: VortexError) -> None:
+        """A task that can't be sent at all: its worker is free for the next."""
+        with self._lock:
+            link.task = None
+            self.finish(task, error=error)
+            started = self.assign()
+        self.send(started)
+
+    def runner_of(self, task: Task) -> WorkerLink | None:
+        """Locked. The worker that runs it; None: it waits, or has ended."""
+        return next((link for link in self._crew.links() if link.task is task), None)
+
+    def finish(self, task: Task, outputs: Outputs | None = None, error: VortexError | None = None) -> None:
+        """Locked. End a job, unless it has ended."""
+        if self._tasks.pop(task.job.id, None) is not None:
+            task.job._end(outputs, error)
+            if task.timer is not None:
+                self._crew.call(task.timer.cancel)  # it would hold the job's outputs until the deadline
+            self._changed.notify_all()  # one that was queued leaves room behind it
+
+    def _requeue(self, task: Task) -> None:
+        task.job.state = JobState.QUEUED
+        self._scheduler.add(task, first=True)
+
+    # ------------------------------------------------- what a worker answers
+
+    def take_progress(self, link: WorkerLink, message: pb.JobProgress) -> None:
+        """Raises ProtocolError: the worker has no such job."""
+        task = link.task
+        if task is None or message.job_id != task.job.id:
+            raise ProtocolError(f"progress of job {message.job_id}, which this worker does not run")
+        task.job._report(Progress(message.step, message.total, protocol.printable(message.message, 1000)))
+
+    def take_result(self, link: WorkerLink, message: pb.JobResult) -> None:
+        """End the job of a worker.
+
+        Raises:
+            ProtocolError, InvalidHandle: it can't be believed.
+        """
+        with self._lock:
+            task = link.task
+            if task is None or message.job_id != task.job.id:
+                raise ProtocolError(f"a result of job {message.job_id}, which this worker does not run")
+            outputs: Outputs | None = None
+            error: VortexError | None = None
+            if message.HasField("error"):
+                error = protocol.unpack_error(message.error)
+            else:
+                try:
+                    outputs = Outputs.receive(message, task.work, link, self._arena)
+                except JobError as bad:
+                    task.ending = bad  # what the job's caller is told when the lying worker is dead
+                    raise
+            link.task = None
+            link.jobs_done += 1
+            if link.retiring:
+                self._crew.call(self._crew.dismiss, link)
+            t = message.timings
+            task.job.timings = Timings(t.decode, t.map, t.execute, t.save)
+            if isinstance(error, ObjectLost) and task.retries > 0 and task.work.refs:
+                # The worker dropped what it could, for memory was short: make it again, and try again.
+                task.retries -= 1
+                for ref in task.work.refs:
+                    if ref.home is link:
+                        ref.lose()
+                self._requeue(task)
+            else:
+                self.finish(task, outputs, error)
+            started = self.assign()
+        self.send(started)
+
+    # -------------------------------------------- objects that must be made again
+
+    def _rebuild(self, task: Task, lost: list[ObjectRef], link: WorkerLink) -> None:
+        """Locked. Make lost objects again in ``link``, then run ``task`` there."""
+        hopeless = [ref for ref in lost if ref.lineage is None]
+        if hopeless:
+            self.finish(task, error=ObjectLost(f"{hopeless[0]!r} is gone, and how it was made is not known"))
+            return
+        batch = Rebuild(task, len(lost))
+        for ref in lost:
+            assert ref.lineage is not None
+            rebuild = Task(Job(self.next_id(), ref.lineage.op_type, self.cancel), ref.lineage, pinned=link)
+            self._tasks[rebuild.job.id] = rebuild
+            self._scheduler.add(rebuild, first=True)
+            rebuild.job.add_done_callback(partial(self._rebuilt, batch, ref))
+
+    def _rebuilt(self, batch: Rebuild, ref: ObjectRef, job: Job) -> None:
+        """One object was made again, or could not be: the last one lets its task go on."""
+        with self._lock:
+            task = batch.task
+            if batch.failed or task.job.done():
+                return
+            error = batch.settle(ref, job)
+            if isinstance(error, WorkerLost) and task.retries > 0:
+                task.retries -= 1
+            elif error is not None:
+                self.finish(task, error=ObjectLost(f"{ref!r} is gone and could not be made again: {error}"))
+                return
+            elif batch.left:
+                return
+            self._scheduler.add(task, first=True)
+            started = self.assign()
+        self.send(started)
+
+    # ------------------------------------------------------ a worker's death
+
+    def rescue(self, link: WorkerLink) -> bool:
+        """Locked. At the first sign of a death: try its job elsewhere, if how it died can't matter.
+
+        False: it can, or there would be no other try; wait for the kernel's word.
+        """
+        task = link.task
+        # Denied calls come by the listener, before any death. A fault in an input is the node's own doing.
+        if task is not None and (task.retries == 0 or task.ending or link.slot.snapshot().fault_address):
+            return False
+        link.lost = True
+        if task is not None:
+            link.task, link.retried = None, task
+            task.retries -= 1
+            self._requeue(task)
+        self._place_anew(link)
+        return True
+
+    def bury(self, link: WorkerLink, status: int | None) -> None:
+        """Locked. A worker is dead, and how is known: end its job, or try it again."""
+        link.lost = True  # before its slot, which explains how it died, is cleared
+        task, link.task = link.task, None
+        if task is not None:
+            error, retry = explain_death(task, link, status)
+            if retry and task.retries > 0 and not self._crew.closing:
+                task.retries -= 1
+                self._requeue(task)
+            else:
+                self.finish(task, error=exhausted(error, task))
+        retried, link.retried = link.retried, None
+        if retried is not None:
+            self._convict(retried, *explain_death(retried, link, status))
+        self._place_anew(link)
+
+    def _convict(self, task: Task, error: VortexError, retry: bool) -> None:
+        """A job was tried again at the first sign of a death, and now it shows that it should not have been."""
+        if retry or task.job.done():
+            return
+        link = self.runner_of(task)
+        if link is None:
+            self._scheduler.remove(task)
+            self.finish(task, error=error)
+        else:
+            task.ending = error
+            link.kill()
+
+    def _place_anew(self, link: WorkerLink) -> None:
+        """What waited for a worker that is gone."""
+        for waiting in self._scheduler.evict(link):
+            if waiting.pinned is link:
+                self.finish(waiting, error=WorkerLost(f"worker {link.worker_id} died before it ran"))
+            else:
+                self._scheduler.add(waiting)
+
+    # -------------------------------------------------------------- the end
+
+    def fail_queued(self, error: type[VortexError], why: str) -> None:
+        """Locked. No worker will come for those that wait."""
+        for task in self._scheduler.drain():
+            self.finish(task, error=error(f"{task.work.op_type} can't run: {why}"))
+
+    def fail_all(self, error: VortexError, *, running: bool) -> None:
+        """Locked. End every job, or all but those that a worker runs."""
+        self._scheduler.drain()
+        spared = set() if running else {link.task.job.id for link in self._crew.links() if link.task}
+        for job_id, task in list(self._tasks.items()):
+            if job_id not in spared:
+                self.finish(task, error=error)
+
+    # ------------------------------------------- the fabric's thread: deadlines
+
+    def _arm_deadline(self, task: Task) -> None:
+        delay = (task.deadline - monotonic_ns()) / 1e9
+        with self._lock:
+            if not task.job.done():
+                task.timer = self._crew.loop.call_later(max(0.0, delay), self._on_deadline, task)
+
+    def _on_deadline(self, task: Task) -> None:
+        with self._lock:
+            if task.job.done():
+                return
+            error = DeadlineExceeded(f"{task.work.op_type}: its deadline passed after {task.job.attempts} attempts")
+            if self.runner_of(task) is None:
+                self._scheduler.remove(task)
+                self.finish(task, error=error)
+                return
+        # The node looks at the deadline itself, at its progress reports; one that makes none is killed.
+        self._crew.loop.call_later(self._grace, self._end_by_force, task, error)
+
+    def _end_by_force(self, task: Task, error: VortexError) -> None:
+        with self._lock:
+            link = self.runner_of(task)
+            if link is not None and not task.job.done():
+                task.ending = error
+                link.kill()
+
+
+class Rebuild:
+    """The lost objects that one task waits for."""
+
+    def __init__(self, task: Task, left: int) -> None:
+        self.task = task
+        self.left = left
+        self.failed = False
+
+    def settle(self, ref: ObjectRef, job: Job) -> VortexError | None:
+        """``job`` made ``ref`` again, or failed to: the error, if so."""
+        error = job.exception()
+        if error is None and job._outputs is not None:
+            try:
+                again = job._outputs.at(ref.path)
+            except JobError as other:
+                error = other
+            else:
+                if isinstance(again, ObjectRef) and again.type == ref.type:
+                    ref.move(again)
+                else:
+                    error = ObjectLost(f"{job.op_type} gave no {ref.type} at {ref.path} this time")
+        self.left -= 1
+        self.failed = error is not None
+        return error
