@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from vortex_worker.bridge.lease import LeaseTensors
-from vortex_worker.errors import CUDAError, ExecutionError, JobError
+from vortex_worker.errors import CUDAError, ExecutionError, JobError, OutOfArena
 from vortex_worker.executor.context import JobContext
 from vortex_worker.executor.objects import ObjectTable
 from vortex_worker.executor.runner import run
@@ -25,13 +25,16 @@ if TYPE_CHECKING:
 _DATA_TYPES = {"*", "TENSOR", "IMAGE", "LATENT", "MASK", "CONDITIONING", "INT", "FLOAT", "STRING", "BOOLEAN"}
 
 
+_MOST_PREVIEWS = 2  # at a time: the one that is looked at, and the next
+
+
 class _Rehearsal:
     """Controls a job that nobody waits for."""
 
     job_id = 1
     deadline = 0
 
-    def report(self, step: int, total: int, message: str) -> None:
+    def report(self, step: int, total: int, message: str, preview: Any = None) -> None:
         pass
 
     def cancelled(self) -> bool:
@@ -49,6 +52,7 @@ class Engine:
         self._tensors = LeaseTensors(membership.arena, membership.allocator)
         self._objects = ObjectTable()
         self._in_use: list[int] = []
+        self._shown: set[int] = set()  # offsets of previews that the supervisor may still hold
 
     def run(self, op_type: str, submit: pb.JobSubmit, control: JobControl | _Rehearsal) -> tuple[pb.JobResult, bool]:
         """Run one job. Returns its result, and whether the worker must retire after it."""
@@ -139,10 +143,33 @@ class Engine:
                 "and it stays in the worker as an object"
             )
 
+    def preview(self, value: Any, into: pb.TensorHandle) -> bool:
+        """Hand over a tensor, or what a function makes, while its job runs.
+
+        False: the lease has no room for it, or so many are held already that the job's outputs might find none.
+
+        Raises:
+            TypeError: it is no tensor.
+        """
+        if len(self._shown) >= _MOST_PREVIEWS:
+            return False
+        value = value() if callable(value) else value
+        if not is_tensor(value):
+            raise TypeError(f"a preview is a tensor, or a function that makes one, not a {type(value).__name__}")
+        try:
+            handle = self._tensors.save(value)
+        except OutOfArena:
+            return False
+        protocol.pack_handle(handle, into)
+        if self._tensors.is_exported(handle.offset):  # else it is a view of an input
+            self._shown.add(handle.offset)
+        return True
+
     def release(self, offsets: list[int], objects: list[int]) -> None:
         """Forget handles and objects that the supervisor no longer needs."""
         for offset in offsets:
             self._tensors.release(offset)
+        self._shown.difference_update(offsets)
         self._objects.release(objects)
 
     def forget(self, result: pb.JobResult) -> None:

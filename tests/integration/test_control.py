@@ -10,7 +10,7 @@ import torch
 from conftest import SETTINGS, pid_of, started, until
 
 import vortex_worker as vw
-from vortex_worker.errors import FabricClosed, LaunchError, WorkerLost
+from vortex_worker.errors import ExecutionError, FabricClosed, LaunchError, WorkerLost
 
 
 def test_a_higher_priority_overtakes_what_waits():
@@ -130,6 +130,38 @@ def test_a_node_that_makes_no_progress_is_told_from_a_worker_that_was_stopped():
         os.kill(pid_of(fabric, job), signal.SIGSTOP)
         with pytest.raises(WorkerLost, match=r"it was stopped: no heartbeat for 0\.3 s"):
             job.result(60)
+
+
+def test_a_node_shows_what_it_makes_so_far():
+    with vw.Fabric(1, standby=0, **SETTINGS) as fabric:
+        fabric.wait_ready(60)
+        (lease,) = [lease for lease in fabric._memory._leases if lease.held]
+        seen = []
+        job = fabric.submit("Show", params={"steps": 1000, "size": 1 << 20})  # 4 MiB each, of a lease of 64
+        job.on_progress(lambda job, seen=seen: seen.append((job.progress.step, job.preview)))
+        assert job.result(60)["tensor"][0] == 1000
+        assert job.preview is None  # the result takes its place
+        shown = [(step, preview) for step, preview in seen if preview is not None]
+        assert shown
+        assert all(preview.shape == (1 << 20,) and preview[0] == preview[-1] <= step for step, preview in shown)
+        del seen, shown, job
+        until(lambda: not fabric.run("Identity", {"tensor": 7}) or not lease.live, "the return of every preview")
+
+
+def test_a_preview_costs_nothing_between_reports():
+    with vw.Fabric(1, standby=0, **SETTINGS) as fabric:
+        job = fabric.submit("Show", params={"steps": 5000, "way": "function"})
+        assert 1 <= job.result(60)["made"] < 5000
+        given = torch.arange(5.0)
+        views = []
+        job = fabric.submit("Show", {"tensor": given}, {"steps": 3, "way": "input"})
+        job.on_progress(lambda job: views.append(job.preview))
+        job.result(60)
+        assert views
+        assert all(torch.equal(view, given[1:]) for view in views)
+        views.clear()  # who holds two previews gets no more
+        with pytest.raises(ExecutionError, match="a preview is a tensor, or a function that makes one, not a str"):
+            fabric.run("Show", params={"steps": 3, "way": "rubbish"})
 
 
 def test_a_kernel_that_is_too_old_for_the_configuration_is_refused():

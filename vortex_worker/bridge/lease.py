@@ -113,6 +113,10 @@ class LeaseTensors:
         """The supervisor no longer needs the handle at ``offset``. One that isn't exported is no error."""
         self._exported.pop(offset, None)
 
+    def is_exported(self, offset: int) -> bool:
+        """Whether the supervisor holds the handle at ``offset``."""
+        return offset in self._exported
+
     @property
     def exported(self) -> int:
         """Count of live handles."""

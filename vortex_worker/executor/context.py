@@ -22,7 +22,7 @@ class JobContext:
         deadline: int = 0,
         *,
         device: torch.device | None = None,
-        report: Callable[[int, int, str], None] = lambda step, total, message: None,
+        report: Callable[..., None] = lambda *progress: None,
         cancelled: Callable[[], bool] = lambda: False,
         allocate: Callable[[Sequence[int], Any], Any] | None = None,
     ) -> None:
@@ -42,8 +42,18 @@ class JobContext:
             return torch.device("cpu")
         return self._device
 
-    def progress(self, step: int, total: int, message: str = "") -> None:
+    def progress(
+        self,
+        step: int,
+        total: int,
+        message: str = "",
+        preview: torch.Tensor | Callable[[], torch.Tensor] | None = None,
+    ) -> None:
         """Say that ``step`` of ``total`` are done; then ``check``. Cheap enough for every step.
+
+        Args:
+            preview: what there is so far, or a function that makes it. It is looked at only when a report is
+                really sent, 50 times a second at most, and left out when shared memory is short.
 
         Raises:
             TypeError: step or total is no whole number, or message no string.
@@ -55,7 +65,10 @@ class JobContext:
             raise TypeError(f"progress takes a string as its message, not a {type(message).__name__}")
         if not 0 <= step <= total < 1 << 32:
             raise ValueError(f"progress is step {step} of {total}: it takes 0 ≤ step ≤ total")
-        self._report(step, total, message)
+        if preview is None:
+            self._report(step, total, message)
+        else:
+            self._report(step, total, message, preview)
         self.check()
 
     def check(self) -> None:

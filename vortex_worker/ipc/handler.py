@@ -37,6 +37,9 @@ class Runner(Protocol):
     def forget(self, result: pb.JobResult) -> None:
         """Forget what ``result`` hands over: it could not be sent."""
 
+    def preview(self, value: Any, into: pb.TensorHandle) -> bool:
+        """Hand over a tensor while its job runs. False: there is no room for it."""
+
 
 class JobControl:
     """What a running job may ask of the loop: to report progress, and whether it was cancelled."""
@@ -47,13 +50,15 @@ class JobControl:
         self._handler = handler
         self._sent = 0.0
 
-    def report(self, step: int, total: int, message: str) -> None:
+    def report(self, step: int, total: int, message: str, preview: Any = None) -> None:
         """Tell slot and supervisor how far the job is. Frames are sent at most 50 times a second."""
         self._handler.slot.progress(step, total)
         now = time.monotonic()
         if now - self._sent >= _PROGRESS_INTERVAL or step == total:
             self._sent = now
-            self._handler.send(job_progress=pb.JobProgress(job_id=self.job_id, step=step, total=total, message=message))
+            self._handler.send_progress(
+                pb.JobProgress(job_id=self.job_id, step=step, total=total, message=message), preview
+            )
 
     def cancelled(self) -> bool:
         """Whether a JobCancel for this job has come in. One non-blocking recv."""
@@ -76,6 +81,12 @@ class Handler:
 
     def send(self, **body: Any) -> None:
         self._socket.send(self._encode(**body))
+
+    def send_progress(self, progress: pb.JobProgress, preview: Any) -> None:
+        """Send a report, with the preview if there is one and room for it."""
+        if preview is not None and not self._runner.preview(preview, progress.preview):
+            progress.ClearField("preview")
+        self.send(job_progress=progress)
 
     def serve(self) -> int:
         """Handle packets until the end. Returns the exit status."""

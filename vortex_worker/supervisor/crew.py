@@ -171,6 +171,13 @@ class Crew:
         except OSError as error:
             self.call(self.give_up, link, f"it does not read its socket: {error}")
 
+    def release(self, link: WorkerLink) -> None:
+        """Tell a worker what is no longer needed; one that can't be told is given up."""
+        try:
+            link.flush_releases()
+        except OSError as error:
+            self.call(self.give_up, link, f"it does not read its socket: {error}")
+
     def call(self, function: Callable[..., object], *args: Any) -> None:
         """Run it in the fabric's thread, unless that has ended."""
         with contextlib.suppress(RuntimeError):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vortex_worker.errors import VortexError
 
 if TYPE_CHECKING:
-    from vortex_worker.supervisor.outputs import Outputs
+    from vortex_worker.supervisor.outputs import Outputs, Stored
 
 log = logging.getLogger("vortex_worker")
 
@@ -63,6 +63,7 @@ class Job:
         self._watchers: list[Callable[[Job], None]] = []
         self._guard = threading.Lock()
         self._outputs: Outputs | None = None
+        self._preview: Stored | None = None
         self._error: VortexError | None = None
 
     def __repr__(self) -> str:
@@ -108,6 +109,12 @@ class Job:
             raise TimeoutError(f"{self!r} has not ended within {timeout} s")
         return self._error
 
+    @property
+    def preview(self) -> Any:
+        """The last tensor that the node showed of what it is making, a zero-copy view; None: none, or it has ended."""
+        preview = self._preview
+        return None if preview is None else preview.load()
+
     def add_done_callback(self, callback: Callable[[Job], None]) -> None:
         """Call ``callback(job)`` at its end, at once if it has ended. From the fabric's thread: be brief."""
         with self._guard:
@@ -122,8 +129,10 @@ class Job:
 
     # ---- the fabric's side
 
-    def _report(self, progress: Progress) -> None:
+    def _report(self, progress: Progress, preview: Stored | None) -> None:
         self.progress = progress
+        if preview is not None:
+            self._preview = preview
         for watcher in self._watchers:
             self._call(watcher)
 
@@ -132,7 +141,7 @@ class Job:
         with self._guard:
             if self.done():
                 return False
-            self._outputs, self._error = outputs, error
+            self._outputs, self._error, self._preview = outputs, error, None
             self.state = JobState.FAILED if error else JobState.DONE
             callbacks, self._callbacks = self._callbacks, []
         self._ended.release()

@@ -28,7 +28,7 @@ from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
 from vortex_worker.supervisor.job import Job, JobState, Progress, Timings
 from vortex_worker.supervisor.objects import ObjectRef
-from vortex_worker.supervisor.outputs import Outputs
+from vortex_worker.supervisor.outputs import Outputs, Stored
 from vortex_worker.supervisor.recovery import exhausted, explain_death
 from vortex_worker.supervisor.scheduler import Scheduler, missing
 from vortex_worker.supervisor.task import Task
@@ -172,11 +172,16 @@ class Jobs:
     # ------------------------------------------------- what a worker answers
 
     def take_progress(self, link: WorkerLink, message: pb.JobProgress) -> None:
-        """Raises ProtocolError: the worker has no such job."""
+        """Raises ProtocolError, InvalidHandle: the worker has no such job, or its preview can't be believed."""
         task = link.task
         if task is None or message.job_id != task.job.id:
             raise ProtocolError(f"progress of job {message.job_id}, which this worker does not run")
-        task.job._report(Progress(message.step, message.total, protocol.printable(message.message, 1000)))
+        preview = None
+        if message.HasField("preview"):
+            preview = Stored.receive(protocol.unpack_handle(message.preview), task.work, link, self._arena)
+        task.job._report(Progress(message.step, message.total, protocol.printable(message.message, 1000)), preview)
+        if preview is not None:
+            self._crew.release(link)  # the one before, if nobody looks at it
 
     def take_result(self, link: WorkerLink, message: pb.JobResult) -> None:
         """End the job of a worker.

@@ -23,21 +23,44 @@ _ENCODING_RAW = 0
 _MAX_TYPE_NAME = 128
 
 
-class _Stored:
+class Stored:
     """A tensor not looked at yet: its checked handle, and what keeps its memory."""
 
-    __slots__ = ("handle", "owner")
+    __slots__ = ("_arena", "handle", "owner")
 
-    def __init__(self, handle: TensorHandle, owner: Any) -> None:
+    def __init__(self, arena: Arena, handle: TensorHandle, owner: Any) -> None:
+        self._arena = arena
         self.handle = handle
         self.owner = owner
+
+    @classmethod
+    def receive(cls, handle: TensorHandle, work: Work, link: WorkerLink, arena: Arena) -> Stored:
+        """Take over a tensor that a worker handed out: a view of an input, or something in its lease.
+
+        Raises:
+            InvalidHandle: it is malformed, in neither, or over a live one.
+        """
+        owner = work.owner_of_view(handle)
+        if owner is None:
+            return cls(arena, handle, link.lease.admit(handle))
+        handle.check(arena.data_offset, arena.data_size)
+        return cls(arena, handle, owner)
+
+    def load(self) -> Any:
+        """The tensor: a zero-copy view that keeps its memory."""
+        if self.handle.encoding != _ENCODING_RAW:
+            from vortex_worker.bridge.arrow import ArrowBridge
+
+            return ArrowBridge().arrow_to_tensor(self._arena.buffer(self.handle.offset, self.handle.nbytes, self.owner))
+        from vortex_worker.bridge.tensor import view
+
+        return view(self._arena, self.handle, self.owner)
 
 
 class Outputs:
     """What a worker returned for one job."""
 
-    def __init__(self, arena: Arena, values: dict[str, Any], objects: list[ObjectRef]) -> None:
-        self._arena = arena
+    def __init__(self, values: dict[str, Any], objects: list[ObjectRef]) -> None:
         self._values = values
         self._loaded: dict[str, Any] | None = None
         self.objects = objects
@@ -52,12 +75,8 @@ class Outputs:
         """
         objects: list[ObjectRef] = []
 
-        def load(handle: TensorHandle) -> _Stored:
-            owner = work.owner_of_view(handle)
-            if owner is None:
-                return _Stored(handle, link.lease.admit(handle))
-            handle.check(arena.data_offset, arena.data_size)
-            return _Stored(handle, owner)
+        def load(handle: TensorHandle) -> Stored:
+            return Stored.receive(handle, work, link, arena)
 
         def load_object(object_id: int, type: str) -> ObjectRef:
             if not type.isprintable() or len(type) > _MAX_TYPE_NAME:
@@ -67,7 +86,7 @@ class Outputs:
             return ref
 
         values = {port: protocol.unpack(value, load, load_object) for port, value in result.outputs.items()}
-        outputs = cls(arena, values, objects)
+        outputs = cls(values, objects)
         for port, value in values.items():
             _note_lineage(value, (port,), work)
         return outputs
@@ -75,25 +94,8 @@ class Outputs:
     def load(self) -> dict[str, Any]:
         """The outputs by port, tensors as zero-copy views."""
         if self._loaded is None:
-            self._loaded = {port: self._load(value) for port, value in self._values.items()}
+            self._loaded = {port: _load(value) for port, value in self._values.items()}
         return dict(self._loaded)
-
-    def _load(self, value: Any) -> Any:
-        if isinstance(value, _Stored):
-            if value.handle.encoding != _ENCODING_RAW:
-                from vortex_worker.bridge.arrow import ArrowBridge
-
-                return ArrowBridge().arrow_to_tensor(
-                    self._arena.buffer(value.handle.offset, value.handle.nbytes, value.owner)
-                )
-            from vortex_worker.bridge.tensor import view
-
-            return view(self._arena, value.handle, value.owner)
-        if isinstance(value, list):
-            return [self._load(item) for item in value]
-        if isinstance(value, dict):
-            return {key: self._load(item) for key, item in value.items()}
-        return value
 
     def at(self, path: tuple[str | int, ...]) -> Any:
         """The raw value at ``path``, as lineage keeps it.
@@ -108,6 +110,16 @@ class Outputs:
             except (KeyError, IndexError, TypeError):
                 raise InvalidHandle(f"the job that made the object gave nothing at {path} this time") from None
         return value
+
+
+def _load(value: Any) -> Any:
+    if isinstance(value, Stored):
+        return value.load()
+    if isinstance(value, list):
+        return [_load(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _load(item) for key, item in value.items()}
+    return value
 
 
 def _note_lineage(value: Any, path: tuple[str | int, ...], work: Work) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -51,8 +50,7 @@ class Vigil:
             if self._limits.memory_growth:
                 self._check_memory(link)
             if link.idle:
-                with contextlib.suppress(OSError):
-                    link.flush_releases()
+                self._crew.release(link)
         if not self._crew.closing:
             self._crew.loop.call_later(self._limits.pause, self.look)
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import time
+from functools import partial
 
 import torch
 
@@ -64,6 +65,36 @@ class Steps(AbstractExecutor):
             self.context.progress(step, params["steps"], f"step {step}")
         self.context.progress(params["steps"], params["steps"])
         return {"steps": params["steps"]}
+
+
+class Show(AbstractExecutor):
+    """Shows each step of what it makes, in the way it is asked to."""
+
+    op_type = "Show"
+    input_ports = (Port("tensor", "TENSOR", optional=True),)
+    output_ports = (Port("tensor", "TENSOR"), Port("made", "INT"))
+    params = (
+        Param("steps", "INT", minimum=1, maximum=1_000_000),
+        Param("size", "INT", default=4),
+        Param("way", "CHOICE", default="tensor", choices=("tensor", "function", "input", "rubbish")),
+    )
+
+    def execute(self, inputs, params):
+        made = []
+
+        def make(step):
+            made.append(step)
+            return torch.full((params["size"],), float(step))
+
+        for step in range(1, params["steps"] + 1):
+            if params["way"] == "tensor":
+                preview = make(step)
+            elif params["way"] == "function":
+                preview = partial(make, step)
+            else:
+                preview = inputs["tensor"][1:] if params["way"] == "input" else "a picture"
+            self.context.progress(step, params["steps"], preview=preview)
+        return {"tensor": torch.full((params["size"],), float(params["steps"])), "made": len(made)}
 
 
 class MakeBox(AbstractExecutor):
