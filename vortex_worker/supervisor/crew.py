@@ -13,16 +13,13 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vortex_worker._core.process import signal_thread
-from vortex_worker._core.slots import monotonic_ns
 from vortex_worker.errors import (
     FabricClosed,
     JobError,
     LaunchError,
-    OutOfArena,
     ProtocolError,
     VortexError,
 )
@@ -30,22 +27,21 @@ from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
 from vortex_worker.supervisor.deathwatch import DeathWatch
 from vortex_worker.supervisor.jobs import Jobs
+from vortex_worker.supervisor.launcher import Launcher
 from vortex_worker.supervisor.link import Stage, WorkerLink
-from vortex_worker.supervisor.nursery import Nursery
-from vortex_worker.supervisor.process import WorkerProcess, describe_exit
-from vortex_worker.supervisor.recovery import Backoff
-from vortex_worker.supervisor.vigil import TICK, Limits, Vigil
+from vortex_worker.supervisor.preload import Preloads
+from vortex_worker.supervisor.process import describe_exit
+from vortex_worker.supervisor.vigil import Limits, Vigil
 
 if TYPE_CHECKING:
     from vortex_worker.config import WorkerConfig
-    from vortex_worker.supervisor.memory import Lease, Memory
+    from vortex_worker.supervisor.memory import Memory
+    from vortex_worker.supervisor.task import Work
 
 log = logging.getLogger("vortex_worker")
 
 _LAST_WORDS = 0.05  # s that a worker has to say where its denied call came from
-_STARVATION = 5.0  # s without any worker, for want of a lease, after which queued jobs are told
 _LOOK, _LOOKS = 0.0002, 20  # s between looks at whether a worker is really dying, and how often
-_NO_USE = (2, 4)  # a worker's exit status when its settings are wrong, or the machine lacks a layer of the sandbox
 
 
 class Crew:
@@ -63,8 +59,8 @@ class Crew:
         grace: float,
         limits: Limits,
         start_timeout: float,
+        preload: list[Work],
     ) -> None:
-        self._config = config
         self._memory = memory
         self._grace = grace
         self._start_timeout = start_timeout
@@ -72,11 +68,9 @@ class Crew:
         #: Notified at every change that somebody may wait for.
         self.changed = threading.Condition(self.lock)
         self._workers = workers
-        self._links: list[WorkerLink | None] = [None] * (workers + standby)
-        self._launched = 0
-        self._starts = Backoff()
-        self._proven = False  # that a worker can start as we are configured
-        self._starving = 0  # since when no lease can be had, ns; 0: they can
+        self._standby = standby
+        self._links: dict[int, WorkerLink] = {}  # by slot
+        self._places = set(range(workers + standby))  # slots that have a worker, or are about to
         self._broken: VortexError | None = None
         #: Whether the fabric is being closed, or is.
         self.closing = False
@@ -84,14 +78,16 @@ class Crew:
         self.loop = asyncio.new_event_loop()
         self.loop.set_exception_handler(self._unexpected)
         self.jobs = Jobs(self, memory, queue, grace)
-        self._nursery = Nursery(self, diffusion=bool(config.models)) if zygote else None
+        self.preloads = Preloads(self, preload)
+        self._launcher = Launcher(self, config, memory, zygote=zygote)
+        self._nursery = self._launcher.nursery
         self._deathwatch = DeathWatch(lambda link: self.call(self._on_sign_of_death, link))
         self._thread = threading.Thread(target=self._serve, name="vortex-fabric", daemon=True)
         self._thread.start()
         if self._nursery is not None:
             self.loop.call_soon_threadsafe(self._nursery.open)
-        for index in range(workers + standby):
-            self.loop.call_soon_threadsafe(self._launch, index)
+        for index in self._places:
+            self.loop.call_soon_threadsafe(self._launcher.launch, index)
         self.loop.call_soon_threadsafe(Vigil(self, limits).look)
 
     # ------------------------------------------------------------ any thread
@@ -117,19 +113,38 @@ class Crew:
                 self.retire(link)
         self.wait(lambda links: old.isdisjoint(links) and self.all_ready(links), timeout)
 
-    def links(self) -> list[WorkerLink]:
-        """The workers there are now, by slot."""
+    def scale(self, workers: int) -> None:
+        """Run ``workers`` workers from now on. More are launched at once; too many go when their jobs have ended."""
         with self.lock:
-            return [link for link in self._links if link is not None]
+            self._workers = workers
+            for index in range(self._wanted):
+                if index not in self._places:
+                    self._places.add(index)
+                    self.call(self._launcher.launch, index)
+            for link in self.links():
+                if link.index >= self._wanted:
+                    self.retire(link)
+            started = self.jobs.assign()
+            self.changed.notify_all()
+        self.jobs.send(started)
+
+    @property
+    def _wanted(self) -> int:
+        """How many workers there are to be: the slots below this have one."""
+        return self._workers + self._standby
+
+    def links(self) -> list[WorkerLink]:
+        """The workers there are now."""
+        with self.lock:
+            return list(self._links.values())
 
     def all_ready(self, links: list[WorkerLink]) -> bool:
         """Whether every worker takes jobs, and every standby could."""
-        ready = [link for link in links if link.stage is Stage.READY and not link.dying]
-        return len(ready) == len(self._links)
+        return sum(link.ready and link.index < self._wanted for link in links) == self._wanted
 
     def any_ready(self) -> bool:
         """Whether there is a worker that takes jobs: then those that can't be started are no reason to stop."""
-        return any(link.stage is Stage.READY and not link.dying for link in self.links())
+        return any(link.ready for link in self.links())
 
     def ranks(self) -> tuple[list[WorkerLink], list[WorkerLink]]:
         """Those that run jobs or will as soon as they can, and those that stand by for them."""
@@ -152,12 +167,19 @@ class Crew:
             raise self._broken
 
     def promote(self) -> None:
-        """Locked. Let workers that stand by take the places of those that are gone."""
-        places = self._workers - sum(link.active and not link.dying for link in self.links())
+        """Locked. Let workers that stand by take the places of those that are gone or going."""
+        places = self._workers - sum(link.active and not link.dying and not link.retiring for link in self.links())
+        if places == 0:
+            return
         for link in self.links():
-            if places > 0 and link.stage is Stage.READY and not link.active and not link.dying:
+            if not link.ready or link.retiring:
+                continue
+            if places > 0 and not link.active:
                 link.active = True
                 places -= 1
+            elif places < 0 and link.idle:
+                link.active = False
+                places += 1
 
     def notify(self) -> None:
         """Wake who waits for a change."""
@@ -197,55 +219,22 @@ class Crew:
         log.error("internal error: %s", context.get("message"), exc_info=error)
         self.broken(LaunchError(f"internal error of the fabric: {error!r}"))
 
-    def _launch(self, index: int) -> None:
-        with self.lock:
-            if self.closing or self._broken:
-                return
-            self._launched += 1
-            config = replace(self._config, worker_id=f"w{index}.{self._launched}")
-            try:
-                lease = self._memory.hold_lease()
-            except OutOfArena as error:
-                log.warning("worker %d waits: %s", index, error.message)
-                self._starve(error)
-                self.loop.call_later(TICK, self._launch, index)
-                return
-            self._starving = 0
-            self._memory.restore()
-            if self._nursery is not None:
-                self._nursery.order(index, config, lease, self._memory.arena.fd)
-                return
-            try:
-                process = WorkerProcess.execute(config, self._memory.arena.fd)
-            except LaunchError as error:
-                self.not_born(index, lease, str(error))
-                return
-            self.born(index, config, process, lease)
+    def wants(self, index: int) -> bool:
+        """Locked. Whether a slot is to have a worker."""
+        if self.over or index >= self._wanted:
+            self._places.discard(index)
+            return False
+        return True
 
-    def _starve(self, error: OutOfArena) -> None:
-        """No worker can be had for want of a lease. Who waits for a job may be who keeps them: tell them."""
-        now = monotonic_ns()
-        self._starving = self._starving or now
-        if not self.links() and now - self._starving > _STARVATION * 1e9:
-            self.jobs.fail_queued(OutOfArena, error.message)
-
-    def not_born(self, index: int, lease: Lease, why: str) -> None:
-        """No process could be had for a worker."""
+    def adopt(self, link: WorkerLink) -> None:
+        """Watch a worker that was launched."""
         with self.lock:
-            self._memory.give_back(lease)
-            if not self.closing and not self._broken:
-                self._start_failed(index, why, None)
-
-    def born(self, index: int, config: WorkerConfig, process: WorkerProcess, lease: Lease) -> None:
-        """There is a process: watch it."""
-        with self.lock:
-            link = WorkerLink(index, config, process, self._memory.arena, lease)
-            self._links[index] = link
+            self._links[link.index] = link
             if self.closing:
                 link.kill()
         self.loop.add_reader(link.fileno(), self._on_readable, link)
-        self.loop.add_reader(process.pidfd, self.on_exit, link)
-        self.loop.add_reader(process.log_fd, self._on_log, link)
+        self.loop.add_reader(link.process.pidfd, self.on_exit, link)
+        self.loop.add_reader(link.process.log_fd, self._on_log, link)
         link.timer = self.loop.call_later(self._start_timeout, self._check_started, link)
 
     def _on_log(self, link: WorkerLink) -> None:
@@ -278,12 +267,10 @@ class Crew:
                 if link.stage is Stage.LOCKED and link.listener is not None:
                     self.loop.add_reader(link.listener.fd, self._on_denied, link)
                 if link.stage is Stage.READY:
-                    self._starts.succeeded()
-                    self._proven = True
-                    link.memory = link.process.memory()
+                    self._launcher.locked_down()
                     self._deathwatch.add(link)
-                    if link.retiring:
-                        self.call(self.dismiss, link)
+                    if self.preloads.begin(link):
+                        self.prepared(link)
                 started = self.jobs.assign()
                 self.changed.notify_all()
             self.jobs.send(started)
@@ -291,6 +278,20 @@ class Crew:
             raise ProtocolError(f"it says of our traffic: {protocol.printable(packet.fault.reason, 500)}")
         elif kind != "pong":
             raise ProtocolError(f"a supervisor takes no {kind}")
+
+    def prepared(self, link: WorkerLink) -> None:
+        """A worker has made all that is wanted in advance: it takes jobs, or a place."""
+        with self.lock:
+            if not link.alive:
+                return
+            self._launcher.succeeded()
+            link.memory = link.process.memory()
+            link.prepared = True
+            if link.retiring:
+                self.call(self.dismiss, link)
+            started = self.jobs.assign()
+            self.changed.notify_all()
+        self.jobs.send(started)
 
     def _on_denied(self, link: WorkerLink) -> None:
         """The kernel holds back a call of this worker, which dies of it."""
@@ -361,29 +362,28 @@ class Crew:
         status = link.process.reap()
         link.read_rest()  # where a denied call came from
         with self.lock:
-            was_ready = link.stage is Stage.READY
             self.jobs.bury(link, status)
             link.close()
-            self._links[link.index] = None
+            del self._links[link.index]
             started = self.jobs.assign()
         self.jobs.send(started)  # first of all: somebody waits for it
-        self._replace(link, status, was_ready)
+        self._replace(link, status)
 
-    def _replace(self, link: WorkerLink, status: int | None, was_ready: bool) -> None:
+    def _replace(self, link: WorkerLink, status: int | None) -> None:
         """Give back what a dead worker had, and launch another."""
         with self.lock:
             self._memory.give_back(link.lease)
             self.changed.notify_all()
             if self.closing:
                 return
-            if was_ready:
-                log.info("worker %s: %s; starting another", link.worker_id, describe_exit(status))
-                self._launch(link.index)
+            if link.prepared or link.retiring or link.index >= self._wanted:
+                log.info("worker %s: %s", link.worker_id, describe_exit(status))
+                self._launcher.launch(link.index)
                 return
             why = link.fault or (f"was denied {link.denial}" if link.denial else describe_exit(status))
             said = "\n".join(link.log_tail)
             why = f"worker {link.worker_id} {why}" + (f"; it wrote:\n{said}" if said else "")
-            self._start_failed(link.index, why, 1 if link.fault or link.denial else status)
+            self._launcher.failed(link.index, why, 1 if link.fault or link.denial else status)
 
     def _last_words(self, link: WorkerLink) -> None:
         """Results that were sent before the death still count."""
@@ -394,27 +394,18 @@ class Crew:
         except (JobError, OSError):
             pass  # its death is reported anyway
 
-    def _start_failed(self, index: int, why: str, status: int | None) -> None:
-        """A worker ended before it was ready: try again, more slowly each time, and then say so."""
-        self._starts.failed(status)
-        log.info("a worker did not start: %s", why.splitlines()[0])
-        if (status in _NO_USE and not self._proven) or (self._starts.hopeless and not self.any_ready()):
-            self.broken(LaunchError(why))
-        else:
-            self.loop.call_later(self._starts.pause, self._launch, index)
-
     def broken(self, error: VortexError) -> None:
         """No worker can be had: fail what waits and what comes."""
         with self.lock:
             self._broken = error
             self.jobs.fail_all(error, running=False)
             for link in self.links():
-                if link.stage is not Stage.READY:
+                if not link.prepared:
                     link.kill()
             self.changed.notify_all()
 
     def _check_started(self, link: WorkerLink) -> None:
-        if link.alive and link.stage is not Stage.READY:
+        if link.alive and not link.prepared:
             self.give_up(link, f"it was not ready within {self._start_timeout} s")
 
     def retire(self, link: WorkerLink) -> None:
@@ -481,5 +472,5 @@ class Crew:
     def _await_ends(self, timeout: float | None) -> bool:
         with self.lock:
             return self.changed.wait_for(
-                lambda: not any(self._links) and (self._nursery is None or not self._nursery.orders), timeout
+                lambda: not self._links and (self._nursery is None or not self._nursery.orders), timeout
             )

@@ -17,9 +17,9 @@ from vortex_worker.config import HEARTBEAT_MS, LOG_LEVELS, MAX_FRAME, WorkerConf
 from vortex_worker.errors import ConfigError
 from vortex_worker.supervisor.crew import Crew
 from vortex_worker.supervisor.job import Job, monotonic_deadline
-from vortex_worker.supervisor.link import Stage
 from vortex_worker.supervisor.memory import Memory
 from vortex_worker.supervisor.objects import ObjectRef
+from vortex_worker.supervisor.preload import works
 from vortex_worker.supervisor.task import Task, Work, stage
 from vortex_worker.supervisor.vigil import Limits
 
@@ -64,6 +64,8 @@ class Fabric:
         heartbeat_timeout: seconds without a sign of life after which a worker is killed: it was stopped.
         stall_timeout: seconds in which a running node must report progress, or its worker is killed; 0: any.
         start_timeout: seconds that a worker has to become ready.
+        preload: jobs as ``(op_type, params)`` that each worker runs before it is ready, such as the loading of a
+            model. Running the same job later costs nothing then, and what it made can be used in every worker.
         zygote: fork workers from a process that has imported torch, in milliseconds; False: start each
             from scratch, in seconds.
         allow_unsandboxed: also run where the kernel lacks a layer of the sandbox. Unsafe.
@@ -92,6 +94,7 @@ class Fabric:
         heartbeat_timeout: float = 5.0,
         stall_timeout: float = 0.0,
         start_timeout: float = 60.0,
+        preload: Iterable[tuple[str, Mapping[str, Any]]] = (),
         log_level: str = "warning",
         max_frame: int = MAX_FRAME,
         heartbeat_ms: int = HEARTBEAT_MS,
@@ -133,12 +136,14 @@ class Fabric:
             name_denials=True,
             allow_unsandboxed=allow_unsandboxed,
         )
+        preloads = works(preload)
+        self._standby = standby
         self._memory = Memory(client_size, lease_size, workers + standby + _SPARE_LEASES)
         try:
             self._crew = Crew(
                 config, workers, standby, self._memory,
                 zygote=zygote, queue=queue, grace=grace, start_timeout=start_timeout,
-                limits=Limits(heartbeat_timeout, stall_timeout, memory_growth),
+                limits=Limits(heartbeat_timeout, stall_timeout, memory_growth), preload=preloads,
             )  # fmt: skip
         except BaseException:
             self._memory.close()
@@ -186,6 +191,7 @@ class Fabric:
             return handle
 
         work = Work(op_type, stage(inputs or {}, place, refs), stage(params or {}, place, refs), tensors, refs)
+        work = self._crew.preloads.find(work)
         job = Job(self._crew.jobs.next_id(), op_type, self._crew.jobs.cancel)
         task = Task(job, work, deadline=monotonic_deadline(deadline), retries=retries, priority=_whole(priority))
         self._crew.jobs.submit(task, block=block, timeout=timeout)
@@ -297,9 +303,21 @@ class Fabric:
         """
         self._crew.reload(timeout)
 
+    def scale(self, workers: int) -> None:
+        """Have ``workers`` processes run jobs from now on. A standby takes its place at once, others are forked;
+        who is too many goes when its job has ended. ``wait_ready`` waits for it.
+
+        Raises:
+            ConfigError: it is no number from 1 to the most that this fabric has memory for.
+        """
+        most = min(256, self._memory.leases) - self._standby
+        _check_range("workers", workers, 1, most)
+        self._crew.check_open()
+        self._crew.scale(workers)
+
     def _ready_link(self, timeout: float | None) -> WorkerLink:
-        links = self._crew.wait(lambda links: any(link.stage is Stage.READY for link in links), timeout)
-        return next(link for link in links if link.stage is Stage.READY)
+        links = self._crew.wait(lambda links: any(link.ready for link in links), timeout)
+        return next(link for link in links if link.ready)
 
     def workers(self) -> list[dict[str, Any]]:
         """What each worker is and does, with its sandbox as the kernel confirmed it. For people and JSON."""

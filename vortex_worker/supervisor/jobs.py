@@ -112,11 +112,16 @@ class Jobs:
     # ------------------------------------------------------------- placing
 
     def assign(self) -> Started:
-        """Locked. Give each idle worker its next task. What is returned is to be sent."""
+        """Locked. Give each free worker its next task. What is returned is to be sent."""
         self._crew.promote()
         started: Started = []
         for link in self._crew.links():
-            while link.idle and (task := self._scheduler.take(link)):
+            while link.free and (task := self._scheduler.take(link, anywhere=link.active)):
+                there = link.preloaded.get(task.work)
+                if there is not None:
+                    task.job.worker = link.worker_id
+                    self.finish(task, there.share())
+                    continue
                 lost = missing(task.work.refs, link)
                 if lost:
                     self._rebuild(task, lost, link)
@@ -134,7 +139,7 @@ class Jobs:
         """Tell the workers of the tasks that they were given."""
         for link, task in started:
             try:
-                message = task.work.message(task.job.id, task.deadline)
+                message = task.work.message(task.job.id, task.deadline, link)
             except (TypeError, ValueError) as error:
                 self._reject(link, task, ValidationError(f"{task.work.op_type}: {error}"))
                 continue
@@ -144,6 +149,11 @@ class Jobs:
                 self._reject(link, task, ValidationError(f"{task.work.op_type}: {error}; give large data as tensors"))
             except OSError as error:
                 self._crew.call(self._crew.give_up, link, f"it does not read its socket: {error}")
+
+    def pin(self, task: Task) -> None:
+        """Locked. Queue a task of our own, for the worker that it is pinned to."""
+        self._tasks[task.job.id] = task
+        self._scheduler.add(task, first=True)
 
     def _reject(self, link: WorkerLink, task: Task, error: VortexError) -> None:
         """A task that can't be sent at all: its worker is free for the next."""
@@ -213,6 +223,8 @@ class Jobs:
                 # The worker dropped what it could, for memory was short: make it again, and try again.
                 task.retries -= 1
                 for ref in task.work.refs:
+                    if ref.lineage is not None:
+                        link.preloaded.pop(ref.lineage, None)
                     if ref.home is link:
                         ref.lose()
                 self._requeue(task)
@@ -233,8 +245,7 @@ class Jobs:
         for ref in lost:
             assert ref.lineage is not None
             rebuild = Task(Job(self.next_id(), ref.lineage.op_type, self.cancel), ref.lineage, pinned=link)
-            self._tasks[rebuild.job.id] = rebuild
-            self._scheduler.add(rebuild, first=True)
+            self.pin(rebuild)
             rebuild.job.add_done_callback(partial(self._rebuilt, batch, ref))
 
     def _rebuilt(self, batch: Rebuild, ref: ObjectRef, job: Job) -> None:

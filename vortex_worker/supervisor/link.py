@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from vortex_worker._core.arena import Arena
     from vortex_worker.config import WorkerConfig
     from vortex_worker.supervisor.memory import Lease
+    from vortex_worker.supervisor.outputs import Outputs
     from vortex_worker.supervisor.process import Verdict, WorkerProcess
-    from vortex_worker.supervisor.task import Task
+    from vortex_worker.supervisor.task import Task, Work
 
 _SEND_TIMEOUT = 2.0  # s; a worker that doesn't read for so long is broken
 _FILTERS = 2  # bootstrap and execute; beside a listener also the seal
@@ -76,6 +77,8 @@ class WorkerLink:
         self.lost = False  # it is taken for dead: whatever was in it is gone
         self.dying = False  # it is being killed, or has hung up: it gets no more jobs
         self.active = False  # it is given jobs; else it stands by
+        self.prepared = False  # it is ready, and what is wanted in advance is there
+        self.preloaded: dict[Work, Outputs] = {}  # by the work that made it
         self.activity = (0, 0)  # last seen count of the slot, and since when, ns
         self.retiring = False  # it is replaced when its job has ended
         self.memory = 0  # bytes of its own when it became ready
@@ -91,8 +94,19 @@ class WorkerLink:
         return self.stage is not Stage.GONE
 
     @property
+    def ready(self) -> bool:
+        """Whether it runs jobs, or could at once."""
+        return self.prepared and not self.dying
+
+    @property
+    def free(self) -> bool:
+        """Whether it could be sent a job, if only one that belongs to it."""
+        return self.stage is Stage.READY and self.task is None and not self.dying and not self.retiring
+
+    @property
     def idle(self) -> bool:
-        return self.active and self.task is None and not self.dying and not self.retiring
+        """Whether it can take any job."""
+        return self.active and self.free
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -231,7 +245,7 @@ class WorkerLink:
             "id": self.worker_id,
             "pid": self.process.pid,
             "slot": self.index,
-            "stage": "standby" if self.stage is Stage.READY and not self.active else self.stage.name.lower(),
+            "stage": self._stage(),
             "job": task.job.id if task else None,
             "jobs_done": self.jobs_done,
             "sandbox": {
@@ -244,12 +258,18 @@ class WorkerLink:
             },
         }
 
+    def _stage(self) -> str:
+        if self.stage is not Stage.READY or self.active:
+            return self.stage.name.lower()
+        return "standby" if self.prepared else "preloading"
+
     # ---- end
 
     def close(self) -> None:
         """Mark it gone and give back socket and descriptors. The process must have been reaped."""
         self.stage = Stage.GONE
         self.lost = True
+        self.preloaded.clear()
         self.read_rest()
         self._lines.close()
         self._socket.close()

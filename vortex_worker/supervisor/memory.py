@@ -114,6 +114,11 @@ class Memory:
         self._lock = threading.Lock()
 
     @property
+    def leases(self) -> int:
+        """How many leases there are."""
+        return len(self._leases)
+
+    @property
     def client_live(self) -> int:
         """Live blocks of the client region."""
         return int(self._client.live)

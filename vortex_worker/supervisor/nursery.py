@@ -18,6 +18,7 @@ from vortex_worker.supervisor.zygote import Zygote
 if TYPE_CHECKING:
     from vortex_worker.config import WorkerConfig
     from vortex_worker.supervisor.crew import Crew
+    from vortex_worker.supervisor.launcher import Launcher
     from vortex_worker.supervisor.link import WorkerLink
     from vortex_worker.supervisor.memory import Lease
 
@@ -38,9 +39,10 @@ class Order(NamedTuple):
 
 
 class Nursery:
-    """Keeps one zygote, and turns orders into workers of ``crew``."""
+    """Keeps one zygote, and turns the orders of ``launcher`` into workers of ``crew``."""
 
-    def __init__(self, crew: Crew, *, diffusion: bool) -> None:
+    def __init__(self, launcher: Launcher, crew: Crew, *, diffusion: bool) -> None:
+        self._launcher = launcher
         self._crew = crew
         self._loop = crew.loop
         self._diffusion = diffusion  # workers have folders of models
@@ -69,7 +71,7 @@ class Nursery:
             self._send(number)
 
     def order(self, index: int, config: WorkerConfig, lease: Lease, arena: int) -> None:
-        """Have a worker forked: ``crew.born`` or ``crew.not_born`` follows."""
+        """Have a worker forked: ``launcher.born`` or ``launcher.not_born`` follows."""
         number = next(self._numbers)
         self.orders[number] = Order(index, config, lease, Channels(), arena)
         if self._zygote is not None:
@@ -108,12 +110,12 @@ class Nursery:
                 order.channels.close_its()
                 process = WorkerProcess(body["pid"], message.pidfd, order.channels)
                 process.zygote = zygote
-                self._crew.born(order.slot, order.config, process, order.lease)
+                self._launcher.born(order.slot, order.config, process, order.lease)
             elif "failed" in body:
                 order = self.orders.pop(body["failed"])
                 order.channels.close_its()
                 order.channels.close()
-                self._crew.not_born(order.slot, order.lease, f"the zygote could not fork: {body['why']}")
+                self._launcher.not_born(order.slot, order.lease, f"the zygote could not fork: {body['why']}")
             elif "ended" in body:
                 self._ended(zygote, body["ended"], body["status"])
 
@@ -177,7 +179,7 @@ class Nursery:
             order = self.orders.pop(number)
             order.channels.close_its()
             order.channels.close()
-            self._crew.not_born(order.slot, order.lease, "there is no zygote")
+            self._launcher.not_born(order.slot, order.lease, "there is no zygote")
 
     def kill(self) -> None:
         """End it, for good. Any thread."""

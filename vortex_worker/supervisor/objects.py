@@ -17,7 +17,7 @@ class ObjectRef:
     worker drop the object.
     """
 
-    __slots__ = ("__weakref__", "_home", "_id", "lineage", "path", "type")
+    __slots__ = ("__weakref__", "_guest", "_home", "_id", "lineage", "path", "type")
 
     def __init__(self, home: WorkerLink, object_id: int, type: str) -> None:
         #: Its port type, such as "MODEL".
@@ -27,14 +27,25 @@ class ObjectRef:
         self.path: tuple[str | int, ...] = ()
         self._home: WorkerLink | None = home
         self._id = object_id
+        self._guest = False  # it is its worker's own, made in advance: not ours to drop
 
     def __repr__(self) -> str:
         where = self._home.worker_id if self._home is not None else "lost"
         return f"<{self.type} object {self._id} in {where}>"
 
     def __del__(self) -> None:
-        if self._home is not None:
+        self._drop()
+
+    def _drop(self) -> None:
+        if self._home is not None and not self._guest:
             self._home.dropped_objects.append(self._id)
+
+    def guest(self) -> ObjectRef:
+        """Another reference to it, whose end drops nothing: of an object that its worker keeps."""
+        assert self._home is not None
+        ref = ObjectRef(self._home, self._id, self.type)
+        ref.lineage, ref.path, ref._guest = self.lineage, self.path, True
+        return ref
 
     @property
     def home(self) -> WorkerLink | None:
@@ -42,9 +53,18 @@ class ObjectRef:
         return self._home if self._home is not None and not self._home.lost else None
 
     @property
-    def id(self) -> int:
-        """Its number in that worker."""
-        return self._id
+    def everywhere(self) -> bool:
+        """Whether each worker makes it in advance."""
+        return self.lineage is not None and self.lineage.everywhere
+
+    def id_in(self, worker: WorkerLink) -> int | None:
+        """Its number in ``worker``; None if it isn't there."""
+        if self.home is worker:
+            return self._id
+        if self.lineage is None or not self.lineage.everywhere or self.lineage not in worker.preloaded:
+            return None
+        twin = worker.preloaded[self.lineage].at(self.path)
+        return twin._id if isinstance(twin, ObjectRef) and twin.type == self.type else None
 
     def lose(self) -> None:
         """Its worker says that it no longer has it: it must be made again."""
@@ -52,7 +72,6 @@ class ObjectRef:
 
     def move(self, other: ObjectRef) -> None:
         """Take over what ``other`` refers to: the same object, made again elsewhere."""
-        if self._home is not None:
-            self._home.dropped_objects.append(self._id)
-        self._home, self._id = other._home, other._id
+        self._drop()
+        self._home, self._id, self._guest = other._home, other._id, other._guest
         other._home = None

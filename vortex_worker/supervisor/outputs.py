@@ -91,6 +91,11 @@ class Outputs:
             _note_lineage(value, (port,), work)
         return outputs
 
+    def share(self) -> Outputs:
+        """The same once more: its tensors are the same memory, the end of its objects drops nothing."""
+        objects: list[ObjectRef] = []
+        return Outputs(_guests(self._values, objects), objects)
+
     def load(self) -> dict[str, Any]:
         """The outputs by port, tensors as zero-copy views."""
         if self._loaded is None:
@@ -119,6 +124,17 @@ def _load(value: Any) -> Any:
         return [_load(item) for item in value]
     if isinstance(value, dict):
         return {key: _load(item) for key, item in value.items()}
+    return value
+
+
+def _guests(value: Any, objects: list[ObjectRef]) -> Any:
+    if isinstance(value, ObjectRef):
+        objects.append(value.guest())
+        return objects[-1]
+    if isinstance(value, list):
+        return [_guests(item, objects) for item in value]
+    if isinstance(value, dict):
+        return {key: _guests(item, objects) for key, item in value.items()}
     return value
 
 

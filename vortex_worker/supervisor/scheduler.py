@@ -46,9 +46,10 @@ class Scheduler:
         # Left in its queue, which costs a search to clean: `take` passes over what no longer waits.
         return self._waiting.pop(task, None) is not None
 
-    def take(self, worker: WorkerLink) -> Task | None:
-        """The next task for a worker that is idle."""
-        heads = [queue for queue in (self._at_home.get(worker), self._anywhere) if self._tidy(queue)]
+    def take(self, worker: WorkerLink, *, anywhere: bool = True) -> Task | None:
+        """The next task for a worker that is free; ``anywhere``: also of those that any worker could run."""
+        queues = (self._at_home.get(worker), self._anywhere if anywhere else None)
+        heads = [queue for queue in queues if self._tidy(queue)]
         if not heads:
             return None
         # Of like priority, what can run nowhere else goes first.
@@ -84,11 +85,11 @@ class Scheduler:
 
 
 def home_of(refs: Iterable[ObjectRef]) -> WorkerLink | None:
-    """The worker that has most of these objects; None if they are in none."""
-    homes = [ref.home for ref in refs if ref.home is not None]
+    """The worker that has most of these objects; None if they are in none, or are made in each in advance."""
+    homes = [ref.home for ref in refs if ref.home is not None and not ref.everywhere]
     return max(homes, key=homes.count) if homes else None
 
 
 def missing(refs: Iterable[ObjectRef], worker: WorkerLink) -> list[ObjectRef]:
     """Those that are not in ``worker``, each once."""
-    return list({id(ref): ref for ref in refs if ref.home is not worker}.values())
+    return list({id(ref): ref for ref in refs if ref.id_in(worker) is None}.values())

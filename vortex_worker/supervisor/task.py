@@ -33,14 +33,24 @@ class Work:
     #: Input tensors: kept, so that their memory is, each with the handle a result may view.
     tensors: list[tuple[TensorHandle, Any]] = field(default_factory=list)
     refs: list[ObjectRef] = field(default_factory=list)
+    #: Whether each worker does it in advance (``preload.py``).
+    everywhere: bool = False
 
-    def message(self, job_id: int, deadline: int) -> pb.JobSubmit:
-        """The message to send now: objects have the ids of the worker they are in."""
+    def message(self, job_id: int, deadline: int, worker: WorkerLink) -> pb.JobSubmit:
+        """The message to send to ``worker``: objects have the ids that they have there."""
+
+        def name_object(value: Any, into: pb.Value) -> None:
+            number = value.id_in(worker) if isinstance(value, ObjectRef) else None
+            if number is None:
+                raise TypeError(f"{type(value).__name__} can't be sent to a worker")
+            into.object.id = number
+            into.object.type = value.type
+
         submit = pb.JobSubmit(job_id=job_id, op_type=self.op_type, deadline=deadline)
         for port, value in self.inputs.items():
-            protocol.pack(value, submit.inputs[port], _name_object)
+            protocol.pack(value, submit.inputs[port], name_object)
         for name, value in self.params.items():
-            protocol.pack(value, submit.params[name], _name_object)
+            protocol.pack(value, submit.params[name], name_object)
         return submit
 
     def input_covering(self, offset: int) -> str:
@@ -95,13 +105,6 @@ def stage(value: Any, place: Callable[[Any], TensorHandle], refs: list[ObjectRef
             return {key: stage(item, place, refs, depth + 1) for key, item in value.items()}
         return [stage(item, place, refs, depth + 1) for item in value]
     return place(value)
-
-
-def _name_object(value: Any, into: pb.Value) -> None:
-    if not isinstance(value, ObjectRef):
-        raise TypeError(f"{type(value).__name__} can't be sent to a worker")
-    into.object.id = value.id
-    into.object.type = value.type
 
 
 def _handles(value: Any) -> Iterator[TensorHandle]:
