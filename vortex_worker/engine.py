@@ -15,11 +15,13 @@ from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
 
 if TYPE_CHECKING:
+    from vortex_worker._core.arena import Arena
+    from vortex_worker._core.lease import LeaseAllocator
+    from vortex_worker.device import Device
     from vortex_worker.executor.ports import OpSpec
     from vortex_worker.executor.registry import Registry
     from vortex_worker.ipc.handler import JobControl
     from vortex_worker.logging import Logger
-    from vortex_worker.membership import Membership
 
 #: Types that travel as data; an output of any other port type stays here as an object.
 _DATA_TYPES = {"*", "TENSOR", "IMAGE", "LATENT", "MASK", "CONDITIONING", "INT", "FLOAT", "STRING", "BOOLEAN"}
@@ -44,12 +46,13 @@ class _Rehearsal:
 class Engine:
     """Runs the jobs of one worker."""
 
-    def __init__(self, membership: Membership, registry: Registry, log: Logger) -> None:
-        assert membership.device is not None
-        self._device = membership.device.torch_device
+    def __init__(
+        self, device: Device, arena: Arena, allocator: LeaseAllocator, registry: Registry, log: Logger
+    ) -> None:
+        self._device = device.torch_device
         self._registry = registry
         self._log = log
-        self._tensors = LeaseTensors(membership.arena, membership.allocator)
+        self._tensors = LeaseTensors(arena, allocator)
         self._objects = ObjectTable()
         self._in_use: list[int] = []
         self._shown: set[int] = set()  # offsets of previews that the supervisor may still hold

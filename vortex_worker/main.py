@@ -86,7 +86,8 @@ def rehearse(membership: Membership, registry: Registry, log: Logger) -> Engine:
     """The engine, after one job of our own: its code and memory are there when the first real one comes."""
     from vortex_worker.engine import Engine
 
-    engine = Engine(membership, registry, log)
+    assert membership.device is not None
+    engine = Engine(membership.device, membership.arena, membership.allocator, registry, log)
     engine.rehearse()
     return engine
 
@@ -104,11 +105,13 @@ def load_custom(config: WorkerConfig, registry: Registry, log: Logger) -> None:
 
 
 def serve(membership: Membership, registry: Registry, engine: Engine, log: Logger) -> int:
-    """Take jobs until the supervisor says Shutdown or hangs up."""
+    """Take jobs until the supervisor says Shutdown or hangs up; warm up further until the first comes."""
+    from vortex_worker import device
     from vortex_worker.ipc.handler import Handler
 
+    leisure = [*membership.leisure(), *device.first_kernels()]
     try:
-        return Handler(membership.socket, membership.slot, engine, log, membership.encoder).serve()
+        return Handler(membership.socket, membership.slot, engine, log, membership.encoder).serve(leisure)
     finally:
         engine.close()
         membership.leave()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import vortex_worker
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
 MAX_HEARTBEAT_MS = 60_000
 _DTYPES = [pb.DType.Name(number) for number in DTYPE_NAMES]
 _ACK_TIMEOUT = 30.0  # s that a supervisor has to answer the handshake
-_PREFAULT = 4 << 20  # 4 MiB of the lease, so that the first small outputs find their pages there
+_PREFAULT = 256 << 10  # 256 KiB of the lease, so that the first small outputs find their pages there
+_LEISURE, _PORTIONS = 512 << 10, 15  # so much more, and how often, when there is nothing else to do: 7.5 MiB
 
 
 class Membership:
@@ -61,6 +64,12 @@ class Membership:
     def prefault(self) -> None:
         """Take the first pages of the lease now, so that no job pays for it."""
         self.arena.prefault(self.arena.lease_offset, min(_PREFAULT, self.arena.lease_size))
+
+    def leisure(self) -> list[Callable[[], object]]:
+        """More of the same in small portions, each to be run where nobody waits."""
+        start, end = self.arena.lease_offset, self.arena.lease_offset + self.arena.lease_size
+        portions = [start + _PREFAULT + number * _LEISURE for number in range(_PORTIONS)]
+        return [partial(self.arena.prefault, at, _LEISURE) for at in portions if at + _LEISURE <= end]
 
     def announce_locked(self, registry: Registry, report: Report, listener: int) -> None:
         """The execute filter is on. The last thing that trusted code says; hands over the filter's listener.

@@ -39,7 +39,10 @@ from vortex_worker.sandbox.stages import programs, readable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from vortex_worker.executor.registry import Registry
+
 _MOST = 1 << 17  # bytes of one message
+_SCRATCH = 8 << 20  # bytes of memory to rehearse in
 EXIT_THREADS = 5  # something it imported had started a thread
 
 
@@ -122,11 +125,13 @@ def _prepare() -> int:
     """Import and run what workers would else each import and run. Returns torch's number of threads."""
     from vortex_worker.device import cpu, cuda, metal  # noqa: F401
     from vortex_worker.executor.registry import Registry, installed
+    from vortex_worker.ipc.capabilities import pack_ops
     from vortex_worker.main import JOB_MODULES
     from vortex_worker.sandbox.preload import preload, preload_diffusion
 
     registry = Registry()
     registry.load_builtin()
+    pack_ops(registry.specs())
     installed()
     preload(JOB_MODULES)
     import vortex_worker.membership  # noqa: F401
@@ -135,8 +140,28 @@ def _prepare() -> int:
         preload_diffusion()
     threads = cpu.threads()
     cpu.device()
-    cpu.warm_up(threads=1)  # first kernels, in this thread
+    cpu.warm_up(threads=1)  # in this thread
+    for kernel in cpu.first_kernels():
+        kernel()
+    _rehearse(registry)
     return threads
+
+
+def _rehearse(registry: Registry) -> None:
+    """Run a job as a worker does, in memory of our own: its children find that code warm."""
+    from vortex_worker._core.arena import Arena
+    from vortex_worker._core.lease import LeaseAllocator
+    from vortex_worker.device import cpu
+    from vortex_worker.engine import Engine
+    from vortex_worker.logging import Logger
+
+    arena = Arena.create(_SCRATCH)
+    allocator = LeaseAllocator(arena.data_offset, _SCRATCH // 2)
+    engine = Engine(cpu.device(), arena, allocator, registry, Logger("zygote", "warning"))
+    engine.rehearse()
+    engine.close()
+    del engine
+    arena.close()
 
 
 def _become(birth: Birth) -> int:
@@ -164,7 +189,7 @@ def main() -> int:
     if thread_count() != 1:
         print(f"zygote: {thread_count()} threads run after the imports: a fork would break them", file=sys.stderr)
         return EXIT_THREADS
-    gc.collect()
+    # Not collected first: that takes as long as a tenth of the imports, and what it would free is shared by all.
     gc.freeze()
     process.collapse()
     birth = Zygote(control, threads).serve()

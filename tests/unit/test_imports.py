@@ -26,7 +26,9 @@ MAY_IMPORT = {
     "membership": {"ipc", "_core", "errors"},
     "engine": {"executor", "ipc", "bridge", "errors"},
     "main": {"config", "errors", "logging", "sandbox", "membership", "executor", "device", "engine", "ipc"},
-    "zygote": {"main", "membership", "executor", "device", "sandbox", "_core", "config", "errors"},
+    "zygote": {
+        "main", "membership", "engine", "executor", "device", "ipc", "sandbox", "_core", "config", "errors", "logging",
+    },
     "supervisor": {
         "supervisor", "ipc", "shm", "bridge", "_core", "config", "errors", "logging", "executor.ports", "executor.validation",  # noqa: E501
     },

@@ -5,6 +5,8 @@ Imports torch only inside its functions: a worker says who it is before it impor
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,7 +57,7 @@ def choose(name: str = "auto") -> Device:
 
 
 def warm_up(device: Device, threads: int = 0) -> None:
-    """Start everything that a first job would otherwise pay for: thread pool, kernels, contexts.
+    """Start everything that any first job would otherwise pay for: thread pool, first kernels, contexts.
 
     Must run before lockdown: threads can't be created, nor code be mapped, as freely after it.
 
@@ -69,13 +71,25 @@ def warm_up(device: Device, threads: int = 0) -> None:
         cuda.warm_up(device)
 
 
+def first_kernels() -> list[Callable[[], object]]:
+    """What only some jobs need, each to be run once where nobody waits: it takes about a millisecond."""
+    from vortex_worker.device import cpu
+
+    return cpu.first_kernels()
+
+
 def seed_anew() -> None:
     """Give the global generators of torch and NumPy seeds of their own: after a fork, they are the parent's."""
     import numpy
     import torch
 
-    torch.seed()
-    numpy.random.seed()
+    # Not torch.seed(), which notes a stack for each kind of device that could come one day: 3 ms.
+    torch.default_generator.seed()
+    if torch.cuda.is_available():
+        torch.cuda.seed_all()
+    if torch.backends.mps.is_available():
+        torch.mps.seed()
+    numpy.random.seed(numpy.frombuffer(os.urandom(32), numpy.uint32))
 
 
 def empty_cache() -> None:

@@ -5,8 +5,14 @@ from __future__ import annotations
 import errno
 import functools
 import os
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
 from vortex_worker.device import Device, message_of
+
+if TYPE_CHECKING:
+    import torch
 
 
 @functools.cache
@@ -37,7 +43,7 @@ def threads() -> int:
 
 
 def warm_up(threads: int) -> None:
-    """Bring the thread pool to its final size and run oneDNN's and the BLAS's first kernels."""
+    """Bring the thread pool to its final size, and multiply a matrix."""
     import torch
 
     if threads:
@@ -45,11 +51,26 @@ def warm_up(threads: int) -> None:
     with torch.inference_mode():
         # Each thread takes at least 32768 elements; one that has nothing to do is not started.
         torch.ones(torch.get_num_threads() << 15).add_(1).sum()
-        square = torch.ones(128, 128)
-        image, kernel = torch.ones(1, 8, 16, 16), torch.ones(8, 8, 3, 3)
-        for dtype in (torch.float32, torch.bfloat16):
-            _ = square.to(dtype) @ square.to(dtype)
-            _ = torch.nn.functional.conv2d(image.to(dtype), kernel.to(dtype), padding=1)
+        _ = torch.ones(128, 128) @ torch.ones(128, 128)
+
+
+def first_kernels() -> list[Callable[[], object]]:
+    """The first products and convolutions: oneDNN generates code for each kind and number of threads."""
+    import torch
+
+    def multiply(dtype: torch.dtype) -> None:
+        with torch.inference_mode():
+            _ = torch.ones(128, 128, dtype=dtype) @ torch.ones(128, 128, dtype=dtype)
+
+    def convolve(dtype: torch.dtype) -> None:
+        with torch.inference_mode():
+            image, kernel = torch.ones(1, 8, 16, 16, dtype=dtype), torch.ones(8, 8, 3, 3, dtype=dtype)
+            _ = torch.nn.functional.conv2d(image, kernel, padding=1)
+
+    return [
+        partial(work, dtype)
+        for dtype, work in [(torch.float32, convolve), (torch.bfloat16, multiply), (torch.bfloat16, convolve)]
+    ]
 
 
 def empty_cache() -> None:

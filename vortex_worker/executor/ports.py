@@ -13,6 +13,7 @@ from typing import Any, Final
 #: The default of a Param that has none: the caller must give a value.
 REQUIRED: Final = type("Required", (), {"__repr__": lambda self: "REQUIRED"})()
 
+BUILTIN: Final = "builtin"  # the source of nodes that come with the package
 PARAM_TYPES: Final = ("INT", "FLOAT", "STRING", "BOOLEAN", "CHOICE", "BYTES", "LIST", "ANY")
 
 

@@ -20,10 +20,10 @@ from vortex_worker.executor.base import AbstractExecutor
 from vortex_worker.executor.declaration import spec_of
 from vortex_worker.executor.failure import as_job_error, message_of, traceback_of
 from vortex_worker.executor.folder import NodeFolder
-from vortex_worker.executor.ports import OpSpec
+from vortex_worker.executor.ports import BUILTIN, OpSpec
 
 ENTRY_POINTS = "vortex_worker.executors"
-BUILTIN = (
+MODULES = (
     "vortex_worker.executor.nodes.tensor",
     "vortex_worker.executor.nodes.latent",
     "vortex_worker.executor.nodes.image",
@@ -39,6 +39,12 @@ BUILTIN = (
 def installed() -> EntryPoints:
     """The entry points of installed plugins."""
     return entry_points(group=ENTRY_POINTS)
+
+
+@functools.cache  # specifications are made once, by a zygote for all its workers
+def builtin() -> tuple[tuple[type[AbstractExecutor], OpSpec], ...]:
+    """The nodes that come with the package. Imports no torch."""
+    return tuple((cls, spec_of(cls, BUILTIN)) for name in MODULES for cls in importlib.import_module(name).EXECUTORS)
 
 
 class PluginFailure(NamedTuple):
@@ -62,10 +68,9 @@ class Registry:
         self._entered: NodeFolder | None = None
 
     def load_builtin(self) -> None:
-        """The nodes that come with the package. Imports no torch."""
-        for name in BUILTIN:
-            for cls in importlib.import_module(name).EXECUTORS:
-                self.add(cls, "builtin")
+        """The nodes that come with the package."""
+        for cls, spec in builtin():
+            self._add(cls, spec)
 
     def load_folder(self, path: str) -> None:
         """Every module and package of a folder, but those whose names begin with ``_`` or ``.``.
@@ -113,13 +118,16 @@ class Registry:
             TypeError, ValueError: the class does not declare what a node must, or its name is taken.
         """
         spec = spec_of(cls, source)
+        self._add(cls, spec)
+        return spec
+
+    def _add(self, cls: type[AbstractExecutor], spec: OpSpec) -> None:
         if spec.name in self._specs:
             raise ValueError(
-                f"there are two nodes {spec.name!r}: one of {self._specs[spec.name].source}, one of {source}"
+                f"there are two nodes {spec.name!r}: one of {self._specs[spec.name].source}, one of {spec.source}"
             )
         self._specs[spec.name] = spec
         self._classes[spec.name] = cls
-        return spec
 
     def get(self, op_type: str) -> tuple[AbstractExecutor, OpSpec]:
         """The node of that name and its specification. It runs before ``get`` is called again.

@@ -5,11 +5,12 @@ The only part of ``ipc`` that knows the executors' declarations; those are plain
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
 from vortex_worker.errors import ProtocolError
-from vortex_worker.executor.ports import PARAM_TYPES, REQUIRED, OpSpec, Param, Port
+from vortex_worker.executor.ports import BUILTIN, PARAM_TYPES, REQUIRED, OpSpec, Param, Port
 from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
 
@@ -19,7 +20,12 @@ _MAX_NAME = 200  # characters
 
 def pack_ops(specs: Iterable[OpSpec]) -> list[pb.OpType]:
     """Specifications for the wire."""
-    return [_pack_op(spec) for spec in specs]
+    return [_pack_builtin(spec) if spec.source == BUILTIN else _pack_op(spec) for spec in specs]
+
+
+@functools.cache  # each is said twice, by every worker that a zygote forks
+def _pack_builtin(spec: OpSpec) -> pb.OpType:
+    return _pack_op(spec)
 
 
 def _pack_op(spec: OpSpec) -> pb.OpType:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vortex_worker._core.slots import BUSY, DRAINING, IDLE
@@ -88,10 +89,15 @@ class Handler:
             progress.ClearField("preview")
         self.send(job_progress=progress)
 
-    def serve(self) -> int:
-        """Handle packets until the end. Returns the exit status."""
+    def serve(self, leisure: Iterable[Callable[[], object]] = ()) -> int:
+        """Handle packets until the end; before the first, do what there is leisure for. Returns the exit status."""
         self.slot.set_status(IDLE)
         try:
+            for work in leisure:
+                self._waiting.extend(protocol.decode(body) for body in self._socket.poll())
+                if self._waiting:
+                    break
+                work()
             while not self._retire:
                 packet = self._next()
                 if packet is None:
