@@ -4,17 +4,18 @@
 """
 
 import collections
+import contextlib
 import gc
 import os
 import random
 import signal
-import subprocess
 import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from killer import Killer, counts, counts_of, descendants
 
 import vortex_worker as vw
 from vortex_worker.errors import ExecutionError, OOMSoft, SandboxViolation, WorkerLost
@@ -26,69 +27,6 @@ SETTINGS = {
     "grace": 0.3, "heartbeat_ms": 20, "heartbeat_timeout": 1.0, "memory_limit": 4 << 30,
 }  # fmt: skip
 PATIENT = 1_000_000  # retries of a job that must succeed, whatever happens to its workers
-
-
-def descendants():
-    """Processes below this one: the zygotes and their children."""
-    lines = subprocess.run(["ps", "-eo", "pid=,ppid=,comm="], capture_output=True, text=True, check=True).stdout
-    children = collections.defaultdict(list)
-    for line in lines.splitlines():
-        pid, parent, name = line.split(None, 2)
-        children[int(parent)].append((int(pid), name))
-    found, look = [], [os.getpid()]
-    while look:
-        for pid, name in children[look.pop()]:
-            if name != "ps":
-                found.append((pid, name))
-                look.append(pid)
-    return found
-
-
-def counts():
-    gc.collect()
-    with open("/proc/self/maps") as maps:
-        arenas = sum("vortex-arena" in line for line in maps)
-    return {
-        "processes": descendants(),
-        "threads": threading.active_count(),
-        "descriptors": len(os.listdir("/proc/self/fd")),
-        "arenas": arenas,
-        "shm": sorted(os.listdir("/dev/shm")),
-    }
-
-
-class Killer(threading.Thread):
-    """Sends signals to random processes of a fabric, at random moments of their lives."""
-
-    SIGNALS = (signal.SIGKILL,) * 6 + (signal.SIGSEGV,) * 2 + (signal.SIGABRT, signal.SIGSTOP)
-
-    def __init__(self, fabric, seed):
-        super().__init__()
-        self.fabric = fabric
-        self.random = random.Random(seed)
-        self.stop = threading.Event()
-        self.sent = collections.Counter()
-        self.last = 0.0  # when a zygote was killed
-
-    def run(self):
-        while not self.stop.wait(self.random.expovariate(1 / 0.015)):
-            victims = [(pid, name) for pid, name in descendants() if name in ("vw-worker", "vw-zygote")]
-            workers = [pid for pid, name in victims if name == "vw-worker"]
-            zygotes = [pid for pid, name in victims if name == "vw-zygote"]
-            # A zygote takes seconds to start where the machine is busy. One that is killed ten times before it has
-            # is given up, and rightly.
-            if self.random.random() < 0.02 and zygotes and time.monotonic() - self.last > 5.0:
-                self.last = time.monotonic()
-                self.send(self.random.choice(zygotes), signal.SIGKILL, "zygote")
-            elif workers:
-                self.send(self.random.choice(workers), self.random.choice(self.SIGNALS), "worker")
-
-    def send(self, pid, number, what):
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            return
-        self.sent[f"{what} {signal.Signals(number).name}"] += 1
 
 
 @pytest.fixture
@@ -198,3 +136,17 @@ def test_a_worker_killed_while_it_starts_is_replaced(moment):
             result = fabric.run("Work", {"tensor": torch.ones(2)}, {"number": 5}, retries=PATIENT)
             assert result["tensor"].tolist() == [5, 5]
             fabric.wait_ready(120)
+
+
+def test_a_storm_of_kills_is_outlived():
+    """Workers that can't even start are no reason to give up for good: whoever kills them may stop."""
+    with vw.Fabric(4, standby=1, **SETTINGS) as fabric:
+        fabric.wait_ready(120)
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            for pid, name in descendants():
+                if name == "vw-worker":
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+        assert fabric.run("Work", {"tensor": torch.ones(2)}, {"number": 5}, retries=PATIENT)["number"] == 5
+        fabric.wait_ready(120)

@@ -1,0 +1,117 @@
+"""Who kills at random, and who counts what is left: shared by the chaos tests and the soak."""
+
+import collections
+import gc
+import os
+import random
+import resource
+import signal
+import subprocess
+import threading
+import time
+
+
+def descendants():
+    """Processes below this one, as ``(pid, name)``: the zygotes and their children."""
+    lines = subprocess.run(["ps", "-eo", "pid=,ppid=,comm="], capture_output=True, text=True, check=True).stdout
+    children = collections.defaultdict(list)
+    for line in lines.splitlines():
+        pid, parent, name = line.split(None, 2)
+        children[int(parent)].append((int(pid), name))
+    found, look = [], [os.getpid()]
+    while look:
+        for pid, name in children[look.pop()]:
+            if name != "ps":
+                found.append((pid, name))
+                look.append(pid)
+    return found
+
+
+def counts():
+    """What of processes, threads, descriptors and shared memory there is now."""
+    gc.collect()
+    with open("/proc/self/maps") as maps:
+        arenas = sum("vortex-arena" in line for line in maps)
+    return {
+        "processes": descendants(),
+        "threads": threading.active_count(),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "arenas": arenas,
+        "shm": sorted(os.listdir("/dev/shm")),
+    }
+
+
+def counts_of(fabric):
+    """The same of a fabric that runs, each of whose workers is ready and idle."""
+    gc.collect()
+    end = time.monotonic() + 60
+    while any(live_of(fabric)) and time.monotonic() < end:  # releases and discarded handles are on their way
+        for lease in fabric._memory._leases:
+            lease.collect()
+        time.sleep(0.02)
+    names = collections.Counter(name for _, name in descendants())
+    return counts() | {"processes": names, "live": live_of(fabric)}
+
+
+def live_of(fabric):
+    """Live blocks of the client's region, and handles of each lease."""
+    return [fabric._memory.client_live, *(lease.live for lease in fabric._memory._leases)]
+
+
+class Killer(threading.Thread):
+    """Does harm to random processes of a fabric, at random moments of their lives."""
+
+    SIGNALS = (signal.SIGKILL,) * 6 + (signal.SIGSEGV,) * 2 + (signal.SIGABRT, signal.SIGSTOP)
+
+    def __init__(self, seed, pause=0.015, zygotes=0.02, starve=0.0):
+        """
+        Args:
+            pause: seconds between two, on average.
+            zygotes: the part of them that goes to a zygote, but one in five seconds at most.
+            starve: the part that takes all memory from a worker, for a moment.
+        """
+        super().__init__(daemon=True)
+        self.random = random.Random(seed)
+        self.pause = pause
+        self.zygotes = zygotes
+        self.starve = starve
+        self.stop = threading.Event()
+        self.sent = collections.Counter()
+        self.starved = set()  # pids
+        self.last = 0.0  # when a zygote was killed
+
+    def run(self):
+        while not self.stop.wait(self.random.expovariate(1 / self.pause)):
+            victims = descendants()
+            workers = [pid for pid, name in victims if name == "vw-worker"]
+            zygotes = [pid for pid, name in victims if name == "vw-zygote"]
+            # A zygote takes seconds to start where the machine is busy. One that is killed ten times before it has
+            # is given up, and rightly.
+            if self.random.random() < self.zygotes and zygotes and time.monotonic() - self.last > 5.0:
+                self.last = time.monotonic()
+                self.send(self.random.choice(zygotes), signal.SIGKILL, "zygote")
+            elif workers and self.random.random() < self.starve:
+                self.take_memory(self.random.choice(workers))
+            elif workers:
+                self.send(self.random.choice(workers), self.random.choice(self.SIGNALS), "worker")
+
+    def send(self, pid, number, what):
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            return
+        self.sent[f"{what} {signal.Signals(number).name}"] += 1
+
+    def take_memory(self, pid):
+        """From now on it gets no more from the kernel, for as long as some jobs take."""
+        self.starved.add(pid)
+        try:
+            soft, hard = resource.prlimit(pid, resource.RLIMIT_DATA, (1, 1 << 62))
+        except (ProcessLookupError, PermissionError):  # it has just ended
+            return
+        self.sent["worker out of memory"] += 1
+        time.sleep(0.02)
+        try:
+            resource.prlimit(pid, resource.RLIMIT_DATA, (soft, hard))
+        except (ProcessLookupError, PermissionError):
+            pass
