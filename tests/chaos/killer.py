@@ -1,6 +1,7 @@
 """Who kills at random, and who counts what is left: shared by the chaos tests and the soak."""
 
 import collections
+import contextlib
 import gc
 import os
 import random
@@ -63,21 +64,23 @@ class Killer(threading.Thread):
 
     SIGNALS = (signal.SIGKILL,) * 6 + (signal.SIGSEGV,) * 2 + (signal.SIGABRT, signal.SIGSTOP)
 
-    def __init__(self, seed, pause=0.015, zygotes=0.02, starve=0.0):
+    def __init__(self, fabric, seed, pause=0.015, zygotes=0.02, starve=0.0):
         """
         Args:
+            fabric: to be asked which worker is which process.
             pause: seconds between two, on average.
             zygotes: the part of them that goes to a zygote, but one in five seconds at most.
             starve: the part that takes all memory from a worker, for a moment.
         """
         super().__init__(daemon=True)
+        self.fabric = fabric
         self.random = random.Random(seed)
         self.pause = pause
         self.zygotes = zygotes
         self.starve = starve
         self.stop = threading.Event()
         self.sent = collections.Counter()
-        self.starved = set()  # pids
+        self.starved = set()  # ids of workers
         self.last = 0.0  # when a zygote was killed
 
     def run(self):
@@ -90,8 +93,8 @@ class Killer(threading.Thread):
             if self.random.random() < self.zygotes and zygotes and time.monotonic() - self.last > 5.0:
                 self.last = time.monotonic()
                 self.send(self.random.choice(zygotes), signal.SIGKILL, "zygote")
-            elif workers and self.random.random() < self.starve:
-                self.take_memory(self.random.choice(workers))
+            elif self.random.random() < self.starve:
+                self.take_memory()
             elif workers:
                 self.send(self.random.choice(workers), self.random.choice(self.SIGNALS), "worker")
 
@@ -102,16 +105,16 @@ class Killer(threading.Thread):
             return
         self.sent[f"{what} {signal.Signals(number).name}"] += 1
 
-    def take_memory(self, pid):
-        """From now on it gets no more from the kernel, for as long as some jobs take."""
-        self.starved.add(pid)
-        try:
-            soft, hard = resource.prlimit(pid, resource.RLIMIT_DATA, (1, 1 << 62))
-        except (ProcessLookupError, PermissionError):  # it has just ended
+    def take_memory(self):
+        """From now on a worker gets no more from the kernel, for as long as some jobs take."""
+        ready = [w for w in self.fabric.workers() + self.fabric.standbys() if w["stage"] in ("ready", "standby")]
+        if not ready:
             return
-        self.sent["worker out of memory"] += 1
-        time.sleep(0.02)
-        try:
-            resource.prlimit(pid, resource.RLIMIT_DATA, (soft, hard))
-        except (ProcessLookupError, PermissionError):
-            pass
+        victim = self.random.choice(ready)
+        self.starved.add(victim["id"])
+        with contextlib.suppress(ProcessLookupError):
+            soft, hard = resource.prlimit(victim["pid"], resource.RLIMIT_DATA)
+            resource.prlimit(victim["pid"], resource.RLIMIT_DATA, (1, hard))
+            self.sent["worker out of memory"] += 1
+            time.sleep(0.02)
+            resource.prlimit(victim["pid"], resource.RLIMIT_DATA, (soft, hard))
