@@ -7,6 +7,7 @@ and latency did, as PNG, SVG or PDF::
 """
 
 import contextlib
+import itertools
 import os
 import statistics
 import threading
@@ -136,7 +137,7 @@ def draw(samples, jobs, path):
     latency.set_yscale("log")
     latency.set_ylabel("call to result, ms")
     latency.set_xlabel("minutes")
-    died = [now.time / 60 for last, now in zip(samples, samples[1:], strict=False) if now.deaths > last.deaths]
+    died = [now.time / 60 for last, now in itertools.pairwise(samples) if now.deaths > last.deaths]
     bottom = latency.get_ylim()[0]
     latency.plot(died, [bottom] * len(died), "|", color="tab:gray", markersize=9, clip_on=False)
     figure.suptitle(f"{jobs:,} jobs, {samples[-1].deaths:,} workers and zygotes killed, every result right")
