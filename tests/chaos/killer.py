@@ -44,19 +44,23 @@ def counts():
 
 def counts_of(fabric):
     """The same of a fabric that runs, each of whose workers is ready and idle."""
-    gc.collect()
-    end = time.monotonic() + 60
-    while any(live_of(fabric)) and time.monotonic() < end:  # releases and discarded handles are on their way
-        for lease in fabric._memory._leases:
-            lease.collect()
-        time.sleep(0.02)
+    live = live_of(fabric)
     names = collections.Counter(name for _, name in descendants())
-    return counts() | {"processes": names, "live": live_of(fabric)}
+    return counts() | {"processes": names, "live": live}
 
 
 def live_of(fabric):
-    """Live blocks of the client's region, and handles of each lease."""
-    return [fabric._memory.client_live, *(lease.live for lease in fabric._memory._leases)]
+    """Live blocks of the client's region and handles of all leases, once those that nobody holds are gone."""
+    end = time.monotonic() + 30
+    while True:
+        gc.collect()
+        live = fabric._memory.client_live
+        for lease in fabric._memory._leases:
+            lease.collect()
+            live += lease.live
+        if live == 0 or time.monotonic() > end:
+            return live
+        time.sleep(0.02)
 
 
 class Killer(threading.Thread):
@@ -64,11 +68,12 @@ class Killer(threading.Thread):
 
     SIGNALS = (signal.SIGKILL,) * 6 + (signal.SIGSEGV,) * 2 + (signal.SIGABRT, signal.SIGSTOP)
 
-    def __init__(self, fabric, seed, pause=0.015, zygotes=0.02, starve=0.0):
+    def __init__(self, fabric, seed, pause=0.015, every=0, zygotes=0.02, starve=0.05):
         """
         Args:
             fabric: to be asked which worker is which process.
             pause: seconds between two, on average.
+            every: jobs that must have ended between two, on average; on a slow machine too there are jobs between.
             zygotes: the part of them that goes to a zygote, but one in five seconds at most.
             starve: the part that takes all memory from a worker, for a moment.
         """
@@ -76,6 +81,8 @@ class Killer(threading.Thread):
         self.fabric = fabric
         self.random = random.Random(seed)
         self.pause = pause
+        self.every = every
+        self.ended = 0  # jobs; counted by who runs them
         self.zygotes = zygotes
         self.starve = starve
         self.stop = threading.Event()
@@ -84,7 +91,11 @@ class Killer(threading.Thread):
         self.last = 0.0  # when a zygote was killed
 
     def run(self):
+        after = 0.0
         while not self.stop.wait(self.random.expovariate(1 / self.pause)):
+            if self.ended < after:
+                continue
+            after = self.ended + self.random.uniform(0, 2 * self.every)
             victims = descendants()
             workers = [pid for pid, name in victims if name == "vw-worker"]
             zygotes = [pid for pid, name in victims if name == "vw-zygote"]

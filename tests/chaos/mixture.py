@@ -2,11 +2,12 @@
 
 import collections
 import random
+import re
 from pathlib import Path
 
 import torch
 
-from vortex_worker.errors import Cancelled, ExecutionError, JobError, OOMSoft, SandboxViolation, WorkerLost
+from vortex_worker.errors import Cancelled, ExecutionError, JobError, ObjectLost, OOMSoft, SandboxViolation, WorkerLost
 
 SETTINGS = {
     "custom_nodes": Path(__file__).parent / "nodes", "threads": 1, "lease_size": 32 << 20, "client_size": 64 << 20,
@@ -33,9 +34,9 @@ class Jobs:
         self.waiting = collections.deque()
         self.things = {}
 
-    def submit(self, number):
-        """One job, and a check of the oldest once 48 wait."""
-        kind = self.random.choices(self.KINDS, self.WEIGHTS)[0]
+    def submit(self, number, kind=None):
+        """One job, of any kind, and a check of the oldest once 48 wait."""
+        kind = kind or self.random.choices(self.KINDS, self.WEIGHTS)[0]
         self.kinds[kind] += 1
         job, expected = getattr(self, "submit_" + kind, self.submit_poison)(kind, number)
         job.add_done_callback(lambda job: self.ends.update([job.id]))
@@ -85,6 +86,8 @@ class Jobs:
 
     def check(self, job, kind, expected):
         error = job.exception(600)
+        if self.killer:
+            self.killer.ended += 1
         if error is not None:
             self.errors[error.code] += 1
         if kind in ("segv", "socket", "raise", "oom"):
@@ -99,10 +102,17 @@ class Jobs:
     def judge(self, error, kind, worker):
         """An innocent job's error: right only where the same process held something that wasn't."""
         mined = {job.worker for job in self.mines}
+        said = str(error)
+        short = isinstance(error, OOMSoft) or "MemoryError" in said
+        if isinstance(error, ObjectLost):  # says why it could not be made again, and where
+            worker = next(iter(re.findall(r"worker (w[\d.]+)", said)), worker)
+            if "SandboxViolation" in said and worker in mined:
+                return
+            if ("OOMSoft" in said or short) and self.killer and self.killer.starved:
+                return
         if isinstance(error, SandboxViolation) and worker in mined:
             return
-        short = isinstance(error, OOMSoft) or (isinstance(error, ExecutionError) and "MemoryError" in str(error))
-        if short and worker in self.killer.starved:
+        if short and self.killer and worker in self.killer.starved:
             return
         self.problems.append(f"{kind}: {error!r} in {worker}")
 

@@ -82,7 +82,7 @@ def test_nothing_grows_while_workers_die():
     with vw.Fabric(2, standby=1, queue=64, **SETTINGS) as fabric:
         fabric.wait_ready(120)
         before = counts_of(fabric)
-        killer = Killer(fabric, seed=1, pause=0.5, starve=0.05)
+        killer = Killer(fabric, seed=1, pause=0.5)
         monitor = Monitor(fabric, killer, max(0.2, SECONDS / 600))
         jobs = Jobs(fabric, killer, seed=1)
         killer.start()
