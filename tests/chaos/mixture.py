@@ -103,7 +103,7 @@ class Jobs:
         """An innocent job's error: right only where the same process held something that wasn't."""
         mined = {job.worker for job in self.mines}
         said = str(error)
-        short = isinstance(error, OOMSoft) or "MemoryError" in said
+        short = isinstance(error, OOMSoft) or "MemoryError" in said or "can't start new thread" in said
         if isinstance(error, ObjectLost):  # says why it could not be made again, and where
             worker = next(iter(re.findall(r"worker (w[\d.]+)", said)), worker)
             if "SandboxViolation" in said and worker in mined:
