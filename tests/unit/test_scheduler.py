@@ -140,3 +140,112 @@ class Model(RuleBasedStateMachine):
 
 Model.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestScheduler = Model.TestCase
+
+
+class Life(RuleBasedStateMachine):
+    """Tasks from their submission to their end, by the supervisor's rules, while workers die.
+
+    Of every task, at every moment: it waits, it runs at one worker, or it has ended; never two of these, and nobody
+    else's turn is taken. A worker's death retries what it ran, ends what was pinned to it, and places anew what
+    waited for its objects.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.scheduler = Scheduler()
+        self.workers = [Worker(), Worker(), Worker()]
+        self.order = 0
+        self.waiting = {}  # task: (-priority, can run elsewhere, order)
+        self.running = {}  # worker: task
+        self.ended = []
+        self.submitted = 0
+
+    def home(self, task):
+        return task.pinned or home_of(task.work.refs)
+
+    def put(self, task, first=False):
+        self.scheduler.add(task, first=first)
+        self.order += 1
+        order = -self.order if first else self.order
+        self.waiting[task] = (-task.priority, self.home(task) is None, order)
+
+    @rule(
+        priority=st.integers(-2, 2),
+        retries=st.integers(0, 2),
+        refs=st.lists(st.integers(0, 2), max_size=3),
+        pinned=st.none() | st.integers(0, 2),
+    )
+    def submit(self, priority, retries, refs, pinned):
+        self.submitted += 1
+        objects = [ObjectRef(self.workers[index], number, "MODEL") for number, index in enumerate(refs)]
+        new = task(self.submitted, objects, None if pinned is None else self.workers[pinned])
+        new.priority, new.retries = priority, retries
+        self.put(new)
+
+    @rule(index=st.integers(0, 2))
+    def take(self, index):
+        worker = self.workers[index]
+        if worker in self.running:
+            return
+        mine = [one for one in self.waiting if self.home(one) in (None, worker)]
+        expected = min(mine, key=self.waiting.__getitem__, default=None)
+        assert self.scheduler.take(worker) is expected
+        if expected is not None:
+            del self.waiting[expected]
+            self.running[worker] = expected
+
+    @rule(index=st.integers(0, 2))
+    def finish(self, index):
+        if self.workers[index] in self.running:
+            self.ended.append(self.running.pop(self.workers[index]))
+
+    @rule(index=st.integers(0, 30))
+    def cancel(self, index):
+        if self.waiting:
+            gone = list(self.waiting)[index % len(self.waiting)]
+            assert self.scheduler.remove(gone)
+            del self.waiting[gone]
+            self.ended.append(gone)
+
+    @rule(index=st.integers(0, 2))
+    def die(self, index):
+        worker = self.workers[index]
+        stranded = sorted((one for one in self.waiting if self.home(one) is worker), key=self.waiting.__getitem__)
+        worker.lost = True
+        self.workers[index] = Worker()
+        ran = self.running.pop(worker, None)
+        if ran is not None and ran.retries > 0 and ran.pinned is None:
+            ran.retries -= 1
+            self.put(ran, first=True)
+        elif ran is not None:
+            self.ended.append(ran)
+        assert self.scheduler.evict(worker) == stranded
+        for one in stranded:
+            del self.waiting[one]
+            if one.pinned is worker:
+                self.ended.append(one)
+            else:
+                self.put(one)
+
+    @rule()
+    def drain(self):
+        assert set(self.scheduler.drain()) == set(self.waiting)
+        self.ended += self.waiting
+        self.waiting.clear()
+
+    @invariant()
+    def every_task_is_in_one_place(self):
+        assert len(self.scheduler) == len(self.waiting)
+        places = [*self.waiting, *self.running.values(), *self.ended]
+        assert len(places) == len(set(places)) == self.submitted
+
+    def teardown(self):
+        """Whatever happened, workers that live get to everything that waits."""
+        for worker in self.workers:
+            while (one := self.scheduler.take(worker)) is not None:
+                del self.waiting[one]
+        assert self.waiting == {}
+
+
+Life.TestCase.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestLife = Life.TestCase

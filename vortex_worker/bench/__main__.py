@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from vortex_worker.bench import jobs, machine, mapping, sandbox, start
+from vortex_worker.bench import death, jobs, machine, mapping, sandbox, start
 from vortex_worker.bench.measure import Result
 
 KEYS: dict[str, Callable[[bool], Result]] = {
@@ -21,7 +21,8 @@ KEYS: dict[str, Callable[[bool], Result]] = {
     "job.tensor64m": jobs.job_tensor64m,
     "start.warm": start.start_warm,
     "start.cold": start.start_cold,
-    "recover.detect": start.recover_detect,
+    "start.fabric": start.start_fabric,
+    "recover.detect": death.recover_detect,
     "recover.ready": start.recover_ready,
     "recover.reply": start.recover_reply,
     "sandbox.install": sandbox.sandbox_install,
@@ -68,8 +69,10 @@ def show(results: dict[str, Result], about: dict[str, object]) -> None:
     colours = {"reaches the aim": "green", "meets the target": "cyan", "misses the target": "red"}
     for key, r in results.items():
         verdict = r.target.verdict(r)
+        reference = f"{r.reference_median:.3g} {r.unit}\n{r.reference}"
+        beside = "".join(f"\n{value:.3g}: {what}" for what, value in r.beside)
         table.add_row(
-            f"[bold]{key}[/]\n{r.what}", f"{r.median:.3g} {r.unit}", f"{r.p99:.3g}", f"{r.reference_median:.3g} {r.unit}\n{r.reference}",  # noqa: E501
+            f"[bold]{key}[/]\n{r.what}", f"{r.median:.3g} {r.unit}", f"{r.p99:.3g}", reference + beside,
             f"{r.ratio:.2f}", str(r.target), f"[{colours[verdict]}]{verdict}[/]",
         )  # fmt: skip
     console = Console()

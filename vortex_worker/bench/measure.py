@@ -54,6 +54,7 @@ class Result:
     reference: str  # what the reference is
     reference_median: float
     target: Target
+    beside: tuple[tuple[str, float], ...] = ()  # more of the same run, each with what it is
 
     @property
     def ratio(self) -> float:
@@ -68,6 +69,7 @@ class Result:
             "reference": self.reference,
             "reference_median": self.reference_median,
             "ratio": self.ratio,
+            "beside": dict(self.beside),
             "target": {"of": self.target.of, "must": self.target.must, "aim": self.target.aim},
             "verdict": self.target.verdict(self),
         }

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from vortex_worker.bench import peers
 from vortex_worker.bench.measure import Result, Target, median, p99
 from vortex_worker.config import WorkerConfig
 
@@ -131,7 +132,41 @@ def start_warm(quick: bool) -> Result:
     return Result(
         "request to fork → a worker takes jobs", "ms", median(samples) * 1e3, p99(samples) * 1e3,
         "bare fork of the same zygote, and a matmul", median(bare) * 1e3, Target("median", 100.0, 5.0),
+        (
+            ("multiprocessing, forkserver with torch loaded", median(peers.forkserver(count)) * 1e3),
+            ("multiprocessing, spawn", median(peers.spawn(2 if quick else 5)) * 1e3),
+        ),
     )  # fmt: skip
+
+
+def start_fabric(quick: bool) -> Result:
+    """From ``Fabric()`` to the result of a first job, in a program that has not imported torch."""
+    samples, imports = [], []
+    for _ in range(3 if quick else 10):  # turn by turn: a noisy machine hits both
+        samples.append(_print_of(_FIRST_RESULT))
+        imports.append(_print_of(_IMPORT))
+    return Result(
+        "Fabric() → result of a first job", "ms", median(samples) * 1e3, p99(samples) * 1e3,
+        "import torch, once", median(imports) * 1e3, Target("ratio", 1.0, 1.0),
+    )  # fmt: skip
+
+
+_IMPORT = "import time; begun = time.perf_counter(); import torch; print(time.perf_counter() - begun)"
+_FIRST_RESULT = """
+import time
+import vortex_worker as vw
+begun = time.perf_counter()
+with vw.Fabric(1) as fabric:
+    result = fabric.run("Identity", {"tensor": 7})
+    ended = time.perf_counter()
+assert result == {"tensor": 7}
+print(ended - begun)
+"""
+
+
+def _print_of(program: str) -> float:
+    """The number that a fresh Python prints when it runs ``program``."""
+    return float(subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, check=True).stdout)
 
 
 def recover_ready(quick: bool) -> Result:
@@ -154,32 +189,6 @@ def recover_ready(quick: bool) -> Result:
     return Result(
         "SIGKILL → a worker ready", "ms", median(samples) * 1e3, p99(samples) * 1e3,
         "bare fork of the same zygote, and a matmul", median(bare) * 1e3, Target("median", 100.0, 5.0),
-    )  # fmt: skip
-
-
-def recover_detect(quick: bool) -> Result:
-    """From SIGKILL of a process to its pidfd's word, with 512, 64 and 0 MiB of memory of its own."""
-    sizes, medians, worst = (0, 64, 512), [], 0.0
-    program = "import sys; kept = bytearray(b'x') * (int(sys.argv[1]) << 20); print('x', flush=True); sys.stdin.read()"
-    for size in sizes:
-        samples = []
-        for _ in range(3 if quick else 15):
-            with subprocess.Popen(
-                [sys.executable, "-c", program, str(size)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-            ) as process:
-                assert process.stdout is not None
-                process.stdout.read(1)
-                pidfd = os.pidfd_open(process.pid)
-                begun = time.perf_counter()
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                select.select([pidfd], [], [])
-                samples.append(time.perf_counter() - begun)
-                os.close(pidfd)
-        medians.append(median(samples) * 1e3)
-        worst = p99(samples) * 1e3
-    return Result(
-        f"SIGKILL → noticed, with 512 MiB (with 64: {medians[1]:.2g} ms)", "ms", medians[2], worst,
-        "the same with none", medians[0], Target("median", 100.0, 0.12),
     )  # fmt: skip
 
 

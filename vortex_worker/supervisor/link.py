@@ -122,6 +122,8 @@ class WorkerLink:
         """
         with self._send_lock:
             frame = self._encoder.encode(**body)
+            if self._socket.closed:  # it died after it was chosen
+                raise ConnectionResetError(f"worker {self.worker_id} is gone")
             self._send_releases()
             self._socket.send(frame, timeout=_SEND_TIMEOUT)
 

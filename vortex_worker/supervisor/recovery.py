@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from typing import TYPE_CHECKING
 
 from vortex_worker.errors import JobError, SandboxViolation, VortexError, WorkerLost
@@ -101,25 +102,32 @@ class Backoff:
     """How long to wait before the next start of something whose starts fail, and when to give up.
 
     A process that ends by itself three times in a row will do so again. One that was killed may have been
-    killed from outside, by the system when memory is short or by somebody: that takes ten times to be sure of.
+    killed from outside, by the system when memory is short or by somebody, who may stop: that takes ten
+    times, and ten seconds, to be sure of.
     """
 
     _PAUSES = (0.02, 0.1, 0.5, 2.0, 5.0)  # s
+    _PATIENCE = 10.0  # s
 
     def __init__(self) -> None:
-        self._failures = 0.0
+        self.succeeded()
 
     def succeeded(self) -> None:
         self._failures = 0.0
+        self._exits = 0
+        self._since = 0.0
 
     def failed(self, status: int | None) -> None:
         """One more start failed, with this exit status; None: there was no process."""
         killed = status is not None and status < 0 and status != -signal.SIGSYS
+        self._since = self._since or time.monotonic()
+        self._exits += not killed
         self._failures += 0.3 if killed else 1.0
 
     @property
     def hopeless(self) -> bool:
-        return self._failures >= 3.0
+        patient = self._exits < 3 and time.monotonic() - self._since < self._PATIENCE
+        return self._failures >= 3.0 and not patient
 
     @property
     def pause(self) -> float:

@@ -1,6 +1,7 @@
 """Nodes for the chaos suite: right results that can be told from wrong ones, and ways to die."""
 
 import ctypes
+import threading
 
 import torch
 
@@ -62,6 +63,19 @@ class Poison(AbstractExecutor):
             libc.socket(2, 1, 0)
         elif params["how"] == "raise":
             raise RuntimeError("as asked")
+        return {}
+
+
+class Mine(AbstractExecutor):
+    """Makes a denied system call at a random moment, when other jobs run in its process, or none."""
+
+    op_type = "Mine"
+    output_ports = ()
+    params = (Param("seconds", "FLOAT"),)
+
+    def execute(self, inputs, params):
+        libc = ctypes.CDLL(None)
+        threading.Timer(params["seconds"], lambda: libc.socket(2, 1, 0)).start()
         return {}
 
 

@@ -309,3 +309,15 @@ def control_socket():
 
 def allocator_frame():
     return frame_with("engine.py", "_tensors")
+
+
+class Stuck(AbstractExecutor):
+    """Sleeps in native code with Python's lock held: nothing of Python runs in its process any more."""
+
+    op_type = "Stuck"
+    output_ports = ()
+
+    def execute(self, inputs, params):
+        self.context.progress(1, 2)
+        ctypes.PyDLL(None).sleep(3600)
+        return {}
