@@ -5,9 +5,13 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
+
+
+class Skipped(Exception):
+    """This machine can't measure it; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,8 @@ class Result:
     reference: str  # what the reference is
     reference_median: float
     target: Target
+    #: What else was measured on the way, each with its unit in its name.
+    detail: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def ratio(self) -> float:
@@ -70,6 +76,7 @@ class Result:
             "ratio": self.ratio,
             "target": {"of": self.target.of, "must": self.target.must, "aim": self.target.aim},
             "verdict": self.target.verdict(self),
+            "detail": dict(self.detail),
         }
 
 
