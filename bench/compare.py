@@ -2,7 +2,7 @@
 
     bench/compare.py setup [PEER…]      # one virtual environment for each peer, below .bench/
     bench/compare.py run [--quick] [--peers PEER,…] [--output FILE]
-    bench/plot.py                       # pictures of the newest result
+    bench/compare.py plot [FILE]        # the picture and the table of docs/performance.md, of the newest result
 
 ``run`` starts each peer in a process of its own environment (this file, as ``serve PEER``), tells it what to do in
 lines of JSON, and goes from peer to peer in every round, so that what disturbs the machine disturbs them all. Every
@@ -425,6 +425,8 @@ def main() -> None:
     running.add_argument("--quick", action="store_true", help="few rounds: to see that it works")
     running.add_argument("--peers", default=",".join(peers.NAMES))
     running.add_argument("--output", type=Path)
+    drawing = commands.add_parser("plot", help="draw a result, and write its table into docs/performance.md")
+    drawing.add_argument("result", type=Path, nargs="?", help="the newest by default")
     serving = commands.add_parser("serve", help="what run starts, in a peer's environment")
     serving.add_argument("peer", choices=peers.NAMES)
     arguments = parser.parse_args()
@@ -432,6 +434,9 @@ def main() -> None:
         serve(arguments.peer)
     elif arguments.command == "setup":
         setup(list(arguments.peers))
+    elif arguments.command == "plot":
+        result = arguments.result or max((HERE / "results").glob("*.json"))
+        subprocess.run([PLACE / "plot" / "bin" / "python", HERE / "plot.py", result], check=True)
     else:
         stamp = datetime.now(UTC).strftime("%Y-%m-%d-%H%M")
         run(arguments.peers.split(","), arguments.quick, arguments.output or HERE / "results" / f"{stamp}.json")
