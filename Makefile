@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 SOURCES := $(shell git ls-files csrc proto vortex_worker meson.build meson.options 2>/dev/null)
 
-.PHONY: help demo test test-c test-python bench lint clean
+.PHONY: help demo test test-c test-python bench compare lint clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -27,6 +27,11 @@ test-python: $(VENV)/.installed
 
 bench: $(VENV)/.installed  ## measure this machine
 	@$(BIN)/python -m vortex_worker.bench
+
+compare: $(VENV)/.installed  ## measure what people use today beside it: bench/results, docs/performance.md
+	@$(BIN)/python bench/compare.py setup
+	@$(BIN)/python bench/compare.py run
+	@$(BIN)/python bench/compare.py plot
 
 lint: $(VENV)/.installed  ## format check, lint, types
 	@$(PIP) install -c constraints.txt ruff mypy cython-lint types-protobuf

@@ -11,6 +11,7 @@ from conftest import SETTINGS, gone, pid_of, started, until
 
 import vortex_worker as vw
 from vortex_worker.errors import LaunchError, SandboxViolation
+from vortex_worker.supervisor.zygote import Zygote
 
 
 def parent_of(pid):
@@ -180,3 +181,29 @@ def test_a_zygote_that_can_not_start_is_told_with_what_it_wrote(tmp_path, monkey
             job.result(60)
         with pytest.raises(LaunchError, match="no numbers today"):
             fabric.wait_ready(60)
+
+
+def test_many_workers_are_asked_for_a_few_at_a_time(monkeypatch):
+    """Each request has descriptors in flight, of which a user may have few; and is to be answered within seconds."""
+    held = []
+    fork = Zygote.fork
+
+    def count(self, number, *rest):
+        held.append(len(fabric._crew._nursery._sent))
+        return fork(self, number, *rest)
+
+    monkeypatch.setattr(Zygote, "fork", count)
+    with vw.Fabric(20, standby=0, **SETTINGS) as fabric:
+        fabric.wait_ready(120)
+        assert len(fabric.workers()) == 20
+    assert len(held) >= 20
+    assert max(held) <= 8
+
+
+@pytest.mark.skipif("VORTEX_TEST_WORKERS" not in os.environ, reason="takes 5 GiB: VORTEX_TEST_WORKERS=256")
+def test_as_many_workers_as_there_are_slots():
+    workers = int(os.environ["VORTEX_TEST_WORKERS"])
+    with vw.Fabric(workers, standby=0, threads=1, lease_size=4 << 20, client_size=4 << 20) as fabric:
+        fabric.wait_ready(300)
+        jobs = [fabric.submit("Identity", {"tensor": number}) for number in range(4 * workers)]
+        assert [job.result(120)["tensor"] for job in jobs] == list(range(4 * workers))

@@ -1,5 +1,7 @@
 """Workflows: read, overridden and checked; every problem told at once, by node."""
 
+import contextlib
+import difflib
 import json
 
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from vortex_worker.errors import WorkflowError
 from vortex_worker.executor.ports import OpSpec, Param, Port
-from vortex_worker.supervisor.graph import Graph, is_link
+from vortex_worker.supervisor.graph import Graph, Node, is_link
 
 SPECS = {
     "Load": OpSpec("Load", outputs=(Port("model", "MODEL"),)),
@@ -150,3 +152,56 @@ def test_any_graph_is_checked_without_a_crash(data):
         Graph.read(workflow).check(SPECS)
     except WorkflowError as error:
         assert error.problems  # noqa: PT017
+
+
+class Id(str):
+    """A node's id that counts how often it is looked up, in sets and dictionaries too."""
+
+    looks = 0
+
+    def __hash__(self):
+        Id.looks += 1
+        return str.__hash__(self)
+
+    __eq__ = str.__eq__
+
+
+def links(count, sources):
+    """``count`` nodes of one input each: node n takes from ``sources(n)``, or is the first of all."""
+    ids = [Id(n) for n in range(count)]
+    nodes = {}
+    for n, key in enumerate(ids):
+        source = sources(n)
+        taken = {} if source is None else {"value": (ids[source % count], 0)}
+        nodes[key] = Node(key, "Any" if taken else "Noise", {}, taken)
+    return Graph(nodes)
+
+
+SHAPES = {
+    "a chain": lambda n: n - 1 if n else None,
+    "all from one": lambda n: 0 if n else None,
+    "a chain behind a cycle": lambda n: 1 if n == 0 else n - 1,
+    "one cycle": lambda n: n - 1,
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_node_costs_no_more_the_more_there_are(shape):
+    def looks_per_node(count):
+        graph = links(count, SHAPES[shape])
+        Id.looks = 0
+        with contextlib.suppress(WorkflowError):
+            graph.check(SPECS)
+        graph.needed_for([key for key, taking in graph.consumers().items() if not taking])
+        return Id.looks / count
+
+    assert looks_per_node(2000) < 1.2 * looks_per_node(100)
+
+
+def test_guesses_at_what_was_meant_end_where_they_would_take_long(monkeypatch):
+    compared = []
+    monkeypatch.setattr(difflib, "get_close_matches", lambda name, known, **_: compared.append(len(known)) or [])
+    count = 2000
+    problems = problems_of({str(n): {"class_type": "Any", "inputs": {"value": [f"x{n}", 0]}} for n in range(count)})
+    assert len(problems) == count
+    assert 0 < sum(compared) <= 100_000

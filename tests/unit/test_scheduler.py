@@ -13,9 +13,22 @@ from vortex_worker.supervisor.task import Task, Work
 class Worker:
     """All that the scheduler asks of a worker."""
 
-    def __init__(self):
+    def __init__(self, index=0):
+        self.index = index
         self.lost = False
         self.dropped_objects = []
+        self.busy = False
+        self.active = True
+        self.looks = 0
+
+    @property
+    def free(self):
+        self.looks += 1
+        return not self.busy and not self.lost
+
+    @property
+    def idle(self):
+        return self.active and self.free
 
 
 def task(number, refs=(), pinned=None):
@@ -93,13 +106,81 @@ def test_a_dead_workers_jobs_are_placed_anew():
     assert scheduler.take(there) is waiting
 
 
+def test_idle_workers_are_given_jobs_the_first_first_and_busy_ones_none():
+    scheduler, workers = Scheduler(), [Worker(n) for n in range(3)]
+    for worker in reversed(workers):
+        scheduler.free(worker)
+    assert scheduler.pair() is None
+    tasks = [task(n) for n in range(3)]
+    for each in tasks:
+        scheduler.add(each)
+    workers[1].busy = True
+    for worker, job in ((workers[0], tasks[0]), (workers[2], tasks[1])):
+        assert scheduler.pair() == (worker, job)
+        worker.busy = True
+    assert scheduler.pair() is None
+    workers[1].busy = False
+    scheduler.free(workers[1])
+    assert scheduler.pair() == (workers[1], tasks[2])
+
+
+def test_a_worker_that_died_idle_is_given_nothing():
+    scheduler, dead, new = Scheduler(), Worker(0), Worker(0)
+    scheduler.free(dead)
+    assert scheduler.pair() is None
+    dead.lost = True
+    assert scheduler.evict(dead) == []
+    scheduler.free(new)
+    assert scheduler.pair() is None
+    scheduler.add(task(1))
+    assert scheduler.pair()[0] is new
+
+
+def test_a_worker_that_stands_by_is_given_only_what_belongs_to_it():
+    scheduler, standby = Scheduler(), Worker()
+    standby.active = False
+    scheduler.free(standby)
+    scheduler.add(task(1))
+    own = task(2, pinned=standby)
+    scheduler.add(own)
+    assert scheduler.pair() == (standby, own)
+    standby.busy = True
+    assert scheduler.pair() is None
+
+
+def looks_per_job(workers, jobs=500):
+    """How often a worker is looked at for each of ``jobs`` jobs, of which some wait for a worker of theirs."""
+    scheduler, crew = Scheduler(), [Worker(n) for n in range(workers)]
+    for worker in crew:
+        scheduler.free(worker)
+    running = []
+    for number in range(jobs):
+        scheduler.add(task(number, pinned=crew[number * 7 % workers] if number % 5 == 0 else None))
+        while pair := scheduler.pair():
+            pair[0].busy = True
+            running.append(pair[0])
+        if len(running) > workers // 2:
+            done = running.pop(0)
+            done.busy = False
+            scheduler.free(done)
+    return sum(worker.looks for worker in crew) / jobs
+
+
+def test_a_job_costs_no_more_looks_the_more_workers_there_are():
+    few, many = looks_per_job(2), looks_per_job(256)
+    assert few < 12
+    assert many < 12
+
+
 class Model(RuleBasedStateMachine):
     """Against a list: whatever is added comes out once, in order, at a worker that may have it."""
 
     def __init__(self):
         super().__init__()
         self.scheduler = Scheduler()
-        self.workers = [Worker(), Worker(), Worker()]
+        self.workers = [Worker(0), Worker(1), Worker(2)]
+        for worker in self.workers:
+            self.scheduler.free(worker)
         self.waiting = []
         self.count = 0
 
@@ -118,15 +199,33 @@ class Model(RuleBasedStateMachine):
             assert self.scheduler.remove(gone)
             assert not self.scheduler.remove(gone)
 
+    def expected(self, worker):
+        own = [t for t in self.waiting if t.pinned is worker]
+        free = [t for t in self.waiting if t.pinned is None]
+        return (own or free or [None])[0]
+
     @rule(index=st.integers(0, 2))
     def take(self, index):
         worker = self.workers[index]
-        own = [t for t in self.waiting if t.pinned is worker]
-        free = [t for t in self.waiting if t.pinned is None]
-        expected = (own or free or [None])[0]
+        expected = self.expected(worker)
         assert self.scheduler.take(worker) is expected
         if expected:
             self.waiting.remove(expected)
+
+    @rule()
+    def pair(self):
+        while pair := self.scheduler.pair():
+            worker, got = pair
+            assert worker.idle
+            assert got is self.expected(worker)
+            self.waiting.remove(got)
+            worker.busy = True
+        assert not any(worker.idle and self.expected(worker) for worker in self.workers)
+
+    @rule(index=st.integers(0, 2))
+    def finish(self, index):
+        self.workers[index].busy = False
+        self.scheduler.free(self.workers[index])
 
     @rule()
     def drain(self):

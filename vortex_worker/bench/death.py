@@ -51,13 +51,13 @@ def recover_detect(quick: bool) -> Result:
                 late[size].append(last)
     finally:
         arena.close()
-    beside = [(f"early sign, {size} MiB", median(early[size]) * 1e3) for size in _SIZES[:-1]]
-    beside += [(f"pidfd, {size} MiB", median(late[size]) * 1e3) for size in _SIZES[:-1]]
+    beside = {f"early sign, {size} MiB": median(early[size]) * 1e3 for size in _SIZES[:-1]}
+    beside |= {f"pidfd, {size} MiB": median(late[size]) * 1e3 for size in _SIZES[:-1]}
     largest = _SIZES[-1]
     return Result(
         f"SIGKILL → its early sign, with {largest} MiB", "ms", median(early[largest]) * 1e3, p99(early[largest]) * 1e3,
         f"SIGKILL → its pidfd, with {largest} MiB", median(late[largest]) * 1e3, Target("median", 100.0, 0.12),
-        tuple(beside),
+        beside,
     )  # fmt: skip
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
+
+
+class Skipped(Exception):
+    """This machine can't measure it; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,8 @@ class Result:
     reference: str  # what the reference is
     reference_median: float
     target: Target
-    beside: tuple[tuple[str, float], ...] = ()  # more of the same run, each with what it is
+    #: What else was measured in the same run, by what it is; in the same unit, or with its own in the name.
+    beside: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def ratio(self) -> float:

@@ -132,10 +132,10 @@ def start_warm(quick: bool) -> Result:
     return Result(
         "request to fork → a worker takes jobs", "ms", median(samples) * 1e3, p99(samples) * 1e3,
         "bare fork of the same zygote, and a matmul", median(bare) * 1e3, Target("median", 100.0, 5.0),
-        (
-            ("multiprocessing, forkserver with torch loaded", median(peers.forkserver(count)) * 1e3),
-            ("multiprocessing, spawn", median(peers.spawn(2 if quick else 5)) * 1e3),
-        ),
+        {
+            "multiprocessing, forkserver with torch loaded": median(peers.forkserver(count)) * 1e3,
+            "multiprocessing, spawn": median(peers.spawn(2 if quick else 5)) * 1e3,
+        },
     )  # fmt: skip
 
 

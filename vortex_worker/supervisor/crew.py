@@ -72,6 +72,7 @@ class Crew:
         self._links: dict[int, WorkerLink] = {}  # by slot
         self._places = set(range(workers + standby))  # slots that have a worker, or are about to
         self._broken: VortexError | None = None
+        self._settled = False  # as many workers take jobs as are wanted, and nobody has come or gone since
         #: Whether the fabric is being closed, or is.
         self.closing = False
         self._close_lock = threading.Lock()
@@ -117,6 +118,7 @@ class Crew:
         """Run ``workers`` workers from now on. More are launched at once; too many go when their jobs have ended."""
         with self.lock:
             self._workers = workers
+            self._settled = False
             for index in range(self._wanted):
                 if index not in self._places:
                     self._places.add(index)
@@ -167,19 +169,31 @@ class Crew:
             raise self._broken
 
     def promote(self) -> None:
-        """Locked. Let workers that stand by take the places of those that are gone or going."""
-        places = self._workers - sum(link.active and not link.dying and not link.retiring for link in self.links())
-        if places == 0:
+        """Locked. Let workers that stand by take the places of those that are gone or going.
+
+        Costs nothing as long as nobody has come or gone.
+        """
+        if self._settled:
             return
-        for link in self.links():
+        self._settled = True  # before it is true: `kill` may say otherwise meanwhile
+        places = self._workers - sum(link.active and not link.dying and not link.retiring for link in self.links())
+        for link in self.links() if places else ():
             if not link.ready or link.retiring:
                 continue
             if places > 0 and not link.active:
                 link.active = True
+                self.jobs.free(link)
                 places -= 1
             elif places < 0 and link.idle:
                 link.active = False
                 places += 1
+        if places:
+            self._settled = False
+
+    def kill(self, link: WorkerLink) -> None:
+        """End a worker, and let another take its place at the next ``promote``. What follows, follows from its exit."""
+        link.kill()
+        self._settled = False
 
     def notify(self) -> None:
         """Wake who waits for a change."""
@@ -251,7 +265,7 @@ class Crew:
             pass  # reset by its death, which the pidfd reports
         if link.hung_up and link.alive:
             self.loop.remove_reader(link.fileno())
-            link.kill()  # it may have closed the socket and live on; on_exit follows either way
+            self.kill(link)  # it may have closed the socket and live on; on_exit follows either way
 
     def _handle(self, link: WorkerLink, packet: pb.ControlPacket) -> None:
         if link.denial is not None or link.lost:
@@ -287,6 +301,7 @@ class Crew:
             self._launcher.succeeded()
             link.memory = link.process.memory()
             link.prepared = True
+            self._settled = False
             if link.retiring:
                 self.call(self.dismiss, link)
             started = self.jobs.assign()
@@ -303,6 +318,7 @@ class Crew:
         elif link.denial is None:
             link.denial = denial
             link.dying = True
+            self._settled = False
             log.warning("worker %s is killed: its sandbox denied it %s", link.worker_id, denial)
             # Where was it? Its fault handler writes that to its log, and the kernel restarts the call: then, or
             # when it does not answer, for the handler is only its own, it dies.
@@ -319,7 +335,7 @@ class Crew:
             link.fault = why
             log.warning("worker %s is killed: %s", link.worker_id, why)
         if link.alive:
-            link.kill()
+            self.kill(link)
 
     def _on_sign_of_death(self, link: WorkerLink, looks: int = 0) -> None:
         """Its heartbeat thread has died, or another worker, which can write its slot, wants us to think so.
@@ -335,7 +351,7 @@ class Crew:
             else:
                 log.warning("worker %s lives: its sign of life was tampered with", link.worker_id)
             return
-        link.kill()
+        self.kill(link)
         self._last_words(link)
         with self.lock:
             if not self.jobs.rescue(link):
@@ -356,6 +372,7 @@ class Crew:
             if fd >= 0:
                 self.loop.remove_reader(fd)
         link.dying = True
+        self._settled = False
         if link.timer is not None:
             link.timer.cancel()  # it would hold all that the link has
         self._last_words(link)
@@ -412,6 +429,7 @@ class Crew:
         """Replace a worker when its job has ended. Any thread."""
         with self.lock:
             link.retiring = True
+            self._settled = False
             if link.task is None:
                 self.call(self.dismiss, link)
 
@@ -421,6 +439,7 @@ class Crew:
             if link.dying or link.task is not None or link.stage is not Stage.READY:
                 return
             link.dying = True
+            self._settled = False
             started = self.jobs.assign()
         self.jobs.send(started)
         self.send_or_lose(link, shutdown=pb.Shutdown(reason="another takes its place"))

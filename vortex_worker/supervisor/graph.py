@@ -14,7 +14,7 @@ import difflib
 import json
 import os
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from vortex_worker.errors import WorkflowError
 from vortex_worker.executor.ports import REQUIRED, OpSpec
 from vortex_worker.executor.validation import param_problem
 
+#: Names that one check compares with misspelt ones, at some microseconds each: in a large workflow that is all wrong,
+#: the last problems come without a guess at what was meant.
+_GUESSES = 100_000
 #: Port types that a plain value may be given for, where no link is.
 _PLAIN_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "*"}
 
@@ -35,6 +38,11 @@ class Node:
     class_type: str
     values: dict[str, Any] = field(default_factory=dict)
     links: dict[str, tuple[str, int]] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> set[str]:
+        """The nodes that it links to."""
+        return {source for source, _ in self.links.values()}
 
 
 class Graph:
@@ -111,25 +119,26 @@ class Graph:
             WorkflowError: every problem, by node id.
         """
         problems: list[tuple[str, str]] = []
+        guess = _Guesses()
         for node in self.nodes.values():
             spec = specs.get(node.class_type)
             if spec is None:
-                text = f"there is no node {node.class_type!r}{near(node.class_type, specs)}"
+                text = f"there is no node {node.class_type!r}{guess(node.class_type, specs)}"
                 problems.append((node.id, text))
             else:
                 _rename_aliases(node, spec)
-                problems += [(node.id, text) for text in self._node_problems(node, spec, specs)]
+                problems += [(node.id, text) for text in self._node_problems(node, spec, specs, guess)]
         problems += [(node, "is part of a cycle") for node in self._cycle()]
         if problems:
             raise WorkflowError(problems)
 
-    def _node_problems(self, node: Node, spec: OpSpec, specs: Mapping[str, OpSpec]) -> Iterable[str]:
+    def _node_problems(self, node: Node, spec: OpSpec, specs: Mapping[str, OpSpec], guess: _Guesses) -> Iterable[str]:
         ports = {port.name: port for port in spec.inputs}
         params = {param.name: param for param in spec.params}
         known = [*ports, *params]
         for name in [*node.values, *node.links]:
             if name not in ports and name not in params:
-                yield f"{spec.name} has no input {name!r}{near(name, known)}"
+                yield f"{spec.name} has no input {name!r}{guess(name, known)}"
         for name, port in ports.items():
             if name in node.values and port.type not in _PLAIN_TYPES:
                 yield f"{name!r} takes a link to a {port.type}, not {short(node.values[name])}"
@@ -144,7 +153,7 @@ class Graph:
         for name, (source, slot) in node.links.items():
             origin = self.nodes.get(source)
             if origin is None:
-                yield f"{name!r} links to node {source!r}, which is not there{near(source, self.nodes)}"
+                yield f"{name!r} links to node {source!r}, which is not there{guess(source, self.nodes)}"
                 continue
             given = specs.get(origin.class_type)
             if given is None:
@@ -166,9 +175,8 @@ class Graph:
         """The nodes that link to each node."""
         consumers: dict[str, set[str]] = {key: set() for key in self.nodes}
         for node in self.nodes.values():
-            for source, _ in node.links.values():
-                if source in consumers:
-                    consumers[source].add(node.id)
+            for source in node.sources & consumers.keys():
+                consumers[source].add(node.id)
         return consumers
 
     def needed_for(self, targets: Iterable[str]) -> list[str]:
@@ -179,16 +187,13 @@ class Graph:
             key = todo.pop()
             if key not in needed:
                 needed.add(key)
-                todo += [source for source, _ in self.nodes[key].links.values()]
+                todo += self.nodes[key].sources
         return [key for key in self.nodes if key in needed]
 
     def _cycle(self) -> list[str]:
         """Nodes that can never run, for they wait for one another; only those on a cycle or between two."""
         consumers = self.consumers()
-        waits = {
-            key: len({source for source, _ in node.links.values() if source in self.nodes})
-            for key, node in self.nodes.items()
-        }
+        waits = {key: len(node.sources & self.nodes.keys()) for key, node in self.nodes.items()}
         ready = deque(key for key, count in waits.items() if count == 0)
         while ready:
             for consumer in consumers[ready.popleft()]:
@@ -197,8 +202,15 @@ class Graph:
                     ready.append(consumer)
         stuck = {key for key, count in waits.items() if count > 0}
         # What merely lies behind a cycle is not part of it: peel off nodes that feed nothing stuck.
-        while loose := {key for key in stuck if not consumers[key] & stuck}:
-            stuck -= loose
+        feeds = {key: sum(consumer in stuck for consumer in consumers[key]) for key in stuck}
+        loose = [key for key, count in feeds.items() if count == 0]
+        while loose:
+            key = loose.pop()
+            stuck.remove(key)
+            for source in self.nodes[key].sources & stuck:
+                feeds[source] -= 1
+                if feeds[source] == 0:
+                    loose.append(source)
         return [key for key in self.nodes if key in stuck]
 
 
@@ -219,6 +231,17 @@ def fits(given: str, wanted: str) -> bool:
     if given == wanted or "*" in (given, wanted) or wanted == "ANY":
         return True
     return (given, wanted) in {("INT", "FLOAT"), ("STRING", "CHOICE"), ("IMAGE", "TENSOR"), ("MASK", "TENSOR")}
+
+
+class _Guesses:
+    """``near``, as long as it has not been too much work."""
+
+    def __init__(self) -> None:
+        self._left = _GUESSES
+
+    def __call__(self, name: str, known: Collection[str]) -> str:
+        self._left -= len(known)
+        return near(name, known) if self._left >= 0 else ""
 
 
 def near(name: str, known: Iterable[str]) -> str:

@@ -115,25 +115,29 @@ class Jobs:
         """Locked. Give each free worker its next task. What is returned is to be sent."""
         self._crew.promote()
         started: Started = []
-        for link in self._crew.links():
-            while link.free and (task := self._scheduler.take(link, anywhere=link.active)):
-                there = link.preloaded.get(task.work)
-                if there is not None:
-                    task.job.worker = link.worker_id
-                    self.finish(task, there.share())
-                    continue
-                lost = missing(task.work.refs, link)
-                if lost:
-                    self._rebuild(task, lost, link)
-                    continue
-                link.task = task
-                task.job.attempts += 1
+        while pair := self._scheduler.pair():
+            link, task = pair
+            there = link.preloaded.get(task.work)
+            if there is not None:
                 task.job.worker = link.worker_id
-                task.job.state = JobState.RUNNING
-                started.append((link, task))
+                self.finish(task, there.share())
+                continue
+            lost = missing(task.work.refs, link)
+            if lost:
+                self._rebuild(task, lost, link)
+                continue
+            link.task = task
+            task.job.attempts += 1
+            task.job.worker = link.worker_id
+            task.job.state = JobState.RUNNING
+            started.append((link, task))
         if started:
             self._changed.notify_all()
         return started
+
+    def free(self, link: WorkerLink) -> None:
+        """Locked. A worker takes jobs from now on."""
+        self._scheduler.free(link)
 
     def send(self, started: Started) -> None:
         """Tell the workers of the tasks that they were given."""
@@ -159,6 +163,7 @@ class Jobs:
         """A task that can't be sent at all: its worker is free for the next."""
         with self._lock:
             link.task = None
+            self._scheduler.free(link)
             self.finish(task, error=error)
             started = self.assign()
         self.send(started)
@@ -214,6 +219,7 @@ class Jobs:
                     task.ending = bad  # what the job's caller is told when the lying worker is dead
                     raise
             link.task = None
+            self._scheduler.free(link)
             link.jobs_done += 1
             if link.retiring:
                 self._crew.call(self._crew.dismiss, link)
@@ -311,7 +317,7 @@ class Jobs:
             self.finish(task, error=error)
         else:
             task.ending = error
-            link.kill()
+            self._crew.kill(link)
 
     def _place_anew(self, link: WorkerLink) -> None:
         """What waited for a worker that is gone."""
@@ -361,7 +367,7 @@ class Jobs:
             link = self.runner_of(task)
             if link is not None and not task.job.done():
                 task.ending = error
-                link.kill()
+                self._crew.kill(link)
 
 
 class Rebuild:

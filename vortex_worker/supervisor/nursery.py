@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from vortex_worker.errors import LaunchError
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vortex_worker")
 
+#: Requests that the zygote has at a time. Each has three descriptors in flight, and of those the kernel allows a
+#: user no more than a worker may have open: beyond that, workers that start could not send theirs.
+_AT_ONCE = 8
 _PAUSE = 0.05  # s before a request is sent again that had no room
 _LATE = 2.0  # s in which it must tell of a child's end, or a birth
 
@@ -34,7 +38,6 @@ class Order(NamedTuple):
     slot: int
     config: WorkerConfig
     lease: Lease
-    channels: Channels
     arena: int
 
 
@@ -52,6 +55,8 @@ class Nursery:
         self._closing = False
         #: Asked for, and not there yet; by number.
         self.orders: dict[int, Order] = {}
+        self._unsent: deque[int] = deque()
+        self._sent: dict[int, Channels] = {}  # what the zygote has been given for them
         #: Closed for good: no zygote is left.
         self.closed = False
 
@@ -67,22 +72,27 @@ class Nursery:
             return
         self._loop.add_reader(zygote.fileno(), self._on_message, zygote)
         self._loop.add_reader(zygote.pidfd, self._on_death, zygote)
-        for number in list(self.orders):
-            self._send(number)
+        self._unsent = deque(self.orders)
+        self._send_more()
 
     def order(self, index: int, config: WorkerConfig, lease: Lease, arena: int) -> None:
         """Have a worker forked: ``launcher.born`` or ``launcher.not_born`` follows."""
         number = next(self._numbers)
-        self.orders[number] = Order(index, config, lease, Channels(), arena)
-        if self._zygote is not None:
+        self.orders[number] = Order(index, config, lease, arena)
+        self._unsent.append(number)
+        self._send_more()
+
+    def _send_more(self) -> None:
+        """Send what the zygote may have at a time."""
+        while self._zygote is not None and self._unsent and len(self._sent) < _AT_ONCE:
+            number = self._unsent.popleft()
+            self._sent[number] = Channels()
             self._send(number)
 
     def _send(self, number: int) -> None:
-        zygote, order = self._zygote, self.orders[number]
+        zygote, order, channels = self._zygote, self.orders[number], self._sent[number]
         assert zygote is not None
-        sent = zygote.fork(
-            number, order.config, order.channels.its_socket.fileno(), order.arena, order.channels.its_log
-        )
+        sent = zygote.fork(number, order.config, channels.its_socket.fileno(), order.arena, channels.its_log)
         if not sent:
             self._loop.call_later(_PAUSE, self._again, zygote, number)  # its queue is full
         elif zygote.ready:
@@ -103,19 +113,20 @@ class Nursery:
             if "ready" in body:
                 zygote.ready = True
                 self._starts.succeeded()
-                for number in self.orders:
+                for number in self._sent:
                     self._loop.call_later(_LATE, self._check_born, zygote, number)
             elif "forked" in body:
-                order = self.orders.pop(body["forked"])
-                order.channels.close_its()
-                process = WorkerProcess(body["pid"], message.pidfd, order.channels)
+                order, channels = self.orders.pop(body["forked"]), self._sent.pop(body["forked"])
+                channels.close_its()
+                process = WorkerProcess(body["pid"], message.pidfd, channels)
                 process.zygote = zygote
                 self._launcher.born(order.slot, order.config, process, order.lease)
+                self._send_more()
             elif "failed" in body:
                 order = self.orders.pop(body["failed"])
-                order.channels.close_its()
-                order.channels.close()
+                _discard(self._sent.pop(body["failed"]))
                 self._launcher.not_born(order.slot, order.lease, f"the zygote could not fork: {body['why']}")
+                self._send_more()
             elif "ended" in body:
                 self._ended(zygote, body["ended"], body["status"])
 
@@ -155,10 +166,9 @@ class Nursery:
             self._close()
             return
         # A child may have been forked that we were not told of: it finds these closed, and ends.
-        for number, old in list(self.orders.items()):
-            old.channels.close_its()
-            old.channels.close()
-            self.orders[number] = old._replace(channels=Channels())
+        for channels in self._sent.values():
+            _discard(channels)
+        self._sent.clear()
         why = f"the zygote {describe_exit(status)}" + (f"; it wrote:\n{said}" if said else "")
         if zygote.ready:
             log.warning("%s; starting another", why.splitlines()[0])
@@ -177,8 +187,8 @@ class Nursery:
     def _abandon(self) -> None:
         for number in list(self.orders):
             order = self.orders.pop(number)
-            order.channels.close_its()
-            order.channels.close()
+            if number in self._sent:
+                _discard(self._sent.pop(number))
             self._launcher.not_born(order.slot, order.lease, "there is no zygote")
 
     def kill(self) -> None:
@@ -196,3 +206,9 @@ class Nursery:
         self.closed = True
         self._abandon()
         self._crew.notify()
+
+
+def _discard(channels: Channels) -> None:
+    """Close both ends."""
+    channels.close_its()
+    channels.close()

@@ -1,13 +1,15 @@
 """Which job goes to which worker. Pure bookkeeping: no I/O, no threads, no clock.
 
 A job whose objects are in one worker waits for that worker; any other goes to the first that is
-idle. Both wait by priority, and then in the order they came. Choosing costs the logarithm of how many wait.
+idle. Both wait by priority, and then in the order they came. Choosing costs the logarithm of how many wait, and of
+how many workers are idle: no list of either is gone through.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
+from collections import Counter, deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -29,6 +31,9 @@ class Scheduler:
         self._at_home: dict[WorkerLink, list[_Entry]] = {}
         self._waiting: dict[Task, int] = {}  # all of both, with the number of the entry that counts
         self._numbers = itertools.count(1)
+        self._look: deque[WorkerLink] = deque()  # those for which something has changed
+        self._idle: list[tuple[int, WorkerLink]] = []  # by index, which no two share; some are busy again
+        self._resting: set[WorkerLink] = set()  # who is in it
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -40,11 +45,38 @@ class Scheduler:
         number = next(self._numbers)
         heapq.heappush(queue, (-task.priority, -number if first else number, task))
         self._waiting[task] = abs(number)
+        if home is not None:
+            self._look.append(home)
 
     def remove(self, task: Task) -> bool:
         """Take it out, if it still waits."""
         # Left in its queue, which costs a search to clean: `take` passes over what no longer waits.
         return self._waiting.pop(task, None) is not None
+
+    def free(self, worker: WorkerLink) -> None:
+        """``worker`` may have nothing to do: ``pair`` looks at it."""
+        self._look.append(worker)
+
+    def pair(self) -> tuple[WorkerLink, Task] | None:
+        """A worker that is free, and the next task for it; None: there are no two.
+
+        Whoever gets them makes the worker busy, or is given it again.
+        """
+        while self._look:
+            worker = self._look[0]
+            if worker.free and (task := self.take(worker, anywhere=worker.active)):
+                return worker, task
+            self._look.popleft()
+            if worker.idle and worker not in self._resting:
+                self._resting.add(worker)
+                heapq.heappush(self._idle, (worker.index, worker))
+        while self._idle and self._tidy(self._anywhere):
+            worker = self._idle[0][1]
+            if worker.idle and (task := self.take(worker)):
+                return worker, task
+            heapq.heappop(self._idle)
+            self._resting.discard(worker)
+        return None
 
     def take(self, worker: WorkerLink, *, anywhere: bool = True) -> Task | None:
         """The next task for a worker that is free; ``anywhere``: also of those that any worker could run."""
@@ -73,6 +105,10 @@ class Scheduler:
         evicted = [task for _, number, task in entries if self._waiting.get(task) == abs(number)]
         for task in evicted:
             del self._waiting[task]
+        if worker in self._resting:
+            self._resting.discard(worker)
+            self._idle = [entry for entry in self._idle if entry[1] is not worker]
+            heapq.heapify(self._idle)
         return evicted
 
     def drain(self) -> list[Task]:
@@ -86,8 +122,8 @@ class Scheduler:
 
 def home_of(refs: Iterable[ObjectRef]) -> WorkerLink | None:
     """The worker that has most of these objects; None if they are in none, or are made in each in advance."""
-    homes = [ref.home for ref in refs if ref.home is not None and not ref.everywhere]
-    return max(homes, key=homes.count) if homes else None
+    homes = Counter(ref.home for ref in refs if ref.home is not None and not ref.everywhere)
+    return max(homes, key=homes.__getitem__) if homes else None
 
 
 def missing(refs: Iterable[ObjectRef], worker: WorkerLink) -> list[ObjectRef]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -35,6 +37,7 @@ class Work:
     refs: list[ObjectRef] = field(default_factory=list)
     #: Whether each worker does it in advance (``preload.py``).
     everywhere: bool = False
+    _spans: list[_Span] = field(default_factory=list)  # of the tensors, by where they start; made when asked for
 
     def message(self, job_id: int, deadline: int, worker: WorkerLink) -> pb.JobSubmit:
         """The message to send to ``worker``: objects have the ids that they have there."""
@@ -63,15 +66,45 @@ class Work:
     def owner_of_view(self, handle: TensorHandle) -> Any | None:
         """The input tensor that ``handle``, found in a result, is a view of; None if of none.
 
+        Of inputs that overlap, it may be any that holds all of it. Costs the logarithm of how many there are.
+
         Raises:
-            InvalidHandle: it begins inside an input but reaches out of it.
+            InvalidHandle: it begins inside an input but reaches out of it, and of every other.
         """
-        for mine, tensor in self.tensors:
-            if mine.offset <= handle.offset < mine.offset + max(mine.nbytes, 1):
-                if handle.offset + handle.nbytes > mine.offset + mine.nbytes:
-                    raise InvalidHandle(f"handle at {handle.offset} reaches out of the input at {mine.offset}")
-                return tensor
-        return None
+        if not self.tensors:
+            return None
+        if not self._spans:
+            self._spans = _by_start(self.tensors)
+        before = bisect_right(self._spans, handle.offset, key=lambda span: span.start)
+        if before == 0:
+            return None
+        widest = self._spans[before - 1].widest
+        if handle.offset >= widest.covers:
+            return None
+        if handle.offset + handle.nbytes > widest.end:
+            raise InvalidHandle(f"handle at {handle.offset} reaches out of the input at {widest.start}")
+        return widest.tensor
+
+
+class _Span:
+    """Where an input lies, and which of those that start no later reaches farthest."""
+
+    __slots__ = ("covers", "end", "start", "tensor", "widest")
+
+    def __init__(self, handle: TensorHandle, tensor: Any) -> None:
+        self.start = handle.offset
+        self.end = handle.offset + handle.nbytes
+        self.covers = max(self.end, self.start + 1)  # an empty tensor is at its offset, too
+        self.tensor = tensor
+        self.widest = self
+
+
+def _by_start(tensors: list[tuple[TensorHandle, Any]]) -> list[_Span]:
+    spans = sorted((_Span(handle, tensor) for handle, tensor in tensors), key=lambda span: span.start)
+    for before, span in itertools.pairwise(spans):
+        if (before.widest.covers, before.widest.end) > (span.covers, span.end):
+            span.widest = before.widest
+    return spans
 
 
 @dataclass(eq=False, slots=True)

@@ -97,27 +97,30 @@ class _Run:
         consumers = graph.consumers()
         targets = [k for k, n in graph.nodes.items() if n.class_type in CLIENT_NODES and not consumers[k]]
         wanted = graph.needed_for(targets or [key for key in graph.nodes if not consumers[key]])
-        self._left = dict.fromkeys(wanted)
-        self._consumers = {key: consumers[key] & self._left.keys() for key in wanted}
+        self._left = set(wanted)
+        self._consumers = {key: consumers[key] & self._left for key in wanted}
+        self._sources = {key: graph.nodes[key].sources for key in wanted}
         self._values: dict[str, dict[str, Any]] = {}
         self._jobs: dict[str, Job] = {}
         self._ended: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def run(self) -> WorkflowResult:
-        waits = {key: {s for s, _ in self._graph.nodes[key].links.values()} for key in self._left}
+        waits = {key: len(sources) for key, sources in self._sources.items()}
+        needed = {key: len(consumers) for key, consumers in self._consumers.items()}
         try:
-            for key in [key for key, sources in waits.items() if not sources]:
+            for key in [key for key, count in waits.items() if count == 0]:
                 self._start(key)
             while self._left:
                 key = self._ended.get()
                 self._take(key)
                 for consumer in self._consumers[key]:
-                    waits[consumer].discard(key)
-                    if not waits[consumer]:
+                    waits[consumer] -= 1
+                    if waits[consumer] == 0:
                         self._start(consumer)
-                for source, _ in self._graph.nodes[key].links.values():
-                    if not self._consumers[source] & self._left.keys():
-                        self._values.pop(source, None)  # nobody needs it any more: its memory goes back
+                for source in self._sources[key]:
+                    needed[source] -= 1
+                    if needed[source] == 0:
+                        del self._values[source]  # nobody needs it any more: its memory goes back
         except BaseException:
             for job in self._jobs.values():
                 job.cancel()
@@ -160,7 +163,7 @@ class _Run:
 
     def _take(self, key: str) -> None:
         job = self._jobs.pop(key, None)
-        del self._left[key]
+        self._left.remove(key)
         if job is None:
             return
         node = self._graph.nodes[key]

@@ -1,0 +1,50 @@
+"""Large graphs and many tensors: what one node or one job costs does not depend on how many there are. Steps are
+counted, not seconds."""
+
+import pytest
+import torch
+
+from vortex_worker.supervisor.files import Place
+from vortex_worker.supervisor.graph import Graph, Node
+from vortex_worker.supervisor.workflow import _Run
+
+
+class Id(str):
+    """A node's id that counts how often it is looked up, in sets and dictionaries too."""
+
+    looks = 0
+
+    def __hash__(self):
+        Id.looks += 1
+        return str.__hash__(self)
+
+    __eq__ = str.__eq__
+
+
+SHAPES = {"a chain": lambda n: n - 1, "all from one": lambda n: 0}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_node_of_a_workflow_costs_no_more_the_more_there_are(fabric, shape):
+    def looks_per_node(count):
+        ids = [Id(n) for n in range(count)]
+        nodes = {ids[0]: Node(ids[0], "Identity", {"tensor": 7})}
+        for n in range(1, count):
+            nodes[ids[n]] = Node(ids[n], "Identity", {}, {"tensor": (ids[SHAPES[shape](n)], 0)})
+        Id.looks = 0
+        result = _Run(fabric, Graph(nodes), fabric.nodes(), Place("out", "."), None).run()
+        looks = Id.looks / count
+        assert len(result.nodes) == count
+        assert all(outputs == {"tensor": 7} for outputs in result.values.values())
+        assert len(result.values) == (1 if shape == "a chain" else count - 1)  # the others' were given back
+        return looks
+
+    assert looks_per_node(400) < 1.2 * looks_per_node(40)
+
+
+def test_a_node_may_return_an_input_that_begins_where_another_does(fabric):
+    whole = fabric.tensor(torch.arange(100.0))
+    part, again = fabric.run("Identity", {"tensor": [whole[:10], whole]})["tensor"]
+    assert torch.equal(part, whole[:10])
+    assert torch.equal(again, whole)
+    assert again.data_ptr() == whole.data_ptr()

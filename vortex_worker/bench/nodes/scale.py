@@ -1,0 +1,39 @@
+"""Nodes for ``scale.*``: one that takes so long, and one that makes a tensor of so many bytes."""
+
+import time
+from typing import Any
+
+import torch
+
+from vortex_worker.executor import AbstractExecutor, Param, Port
+
+
+class BenchBusy(AbstractExecutor):
+    """Takes ``us`` microseconds: short times by looking at the clock, long ones asleep."""
+
+    op_type = "BenchBusy"
+    output_ports = (Port("us", "FLOAT"),)
+    params = (Param("us", "FLOAT", default=0.0),)
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        begun = time.perf_counter()
+        wanted = params["us"] / 1e6
+        if wanted > 0.002:
+            time.sleep(wanted - 0.001)
+        while (took := time.perf_counter() - begun) < wanted:
+            pass
+        return {"us": took * 1e6}
+
+
+class BenchMake(AbstractExecutor):
+    """A tensor of ``nbytes`` bytes, of which the first and the last are 7; the rest isn't touched."""
+
+    op_type = "BenchMake"
+    output_ports = (Port("tensor", "TENSOR"),)
+    params = (Param("nbytes", "INT", default=0),)
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        tensor = self.context.empty((params["nbytes"],), torch.uint8)
+        if params["nbytes"]:
+            tensor[0] = tensor[-1] = 7
+        return {"tensor": tensor}

@@ -1,0 +1,276 @@
+"""``scale.*``: what one job costs when there is much of everything, beside what it costs when there is little.
+
+Each is a ratio that should be 1: a figure that grows with the number of workers, clients, handles, nodes or bytes
+is a list that somebody goes through.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+from vortex_worker.bench.measure import Result, Skipped, Target, median, p99
+
+_NODES = Path(__file__).parent / "nodes"
+_MIB, _GIB = 1 << 20, 1 << 30
+_SMALL: dict[str, Any] = {"standby": 0, "threads": 1, "lease_size": 16 * _MIB, "client_size": 16 * _MIB}
+_WORKER_MIB = 30  # what one worker is reckoned with, before it is known
+_SPARE_MIB = 2048  # of the machine's memory, left alone
+
+
+def scale_workers(quick: bool) -> Result:
+    """Many jobs in flight, over 1 to 16 workers."""
+    return _over_workers((1, 2, 4, 8, 16), rounds=3 if quick else 10, jobs=200)
+
+
+def scale_workers256(quick: bool) -> Result:
+    """The same over as many workers as there are slots."""
+    return _over_workers((1, 256), rounds=3 if quick else 10, jobs=1024)
+
+
+def _over_workers(counts: Sequence[int], rounds: int, jobs: int) -> Result:
+    from vortex_worker.supervisor.fabric import Fabric
+
+    needed = sum(counts) * _WORKER_MIB + _SPARE_MIB
+    if (free := _available_mib()) < needed:
+        raise Skipped(f"{sum(counts)} workers are reckoned with {needed} MiB, and {free} are available")
+    samples: dict[int, list[float]] = {count: [] for count in counts}
+    beside: dict[str, float] = {}
+    with ExitStack() as stack:
+        fabrics = {}
+        for count in counts:
+            begun = time.perf_counter()
+            fabrics[count] = stack.enter_context(Fabric(count, start_timeout=300, **_SMALL)).wait_ready(300)
+            beside[f"{count} workers ready, s"] = time.perf_counter() - begun
+            if _available_mib() < _SPARE_MIB:
+                raise Skipped(f"{count} workers left {_available_mib()} MiB of memory")
+        for turn in range(1 + rounds):
+            for count, fabric in fabrics.items():
+                begun = time.perf_counter()
+                running = [fabric.submit("Identity", {"tensor": number}) for number in range(jobs)]
+                assert [job.result(120)["tensor"] for job in running] == list(range(jobs))
+                if turn:  # the first warms up
+                    samples[count].append((time.perf_counter() - begun) / jobs)
+        for count, fabric in fabrics.items():
+            workers = fabric.workers()
+            assert sum(worker["jobs_done"] for worker in workers) == jobs * (1 + rounds)
+            beside[f"{count} workers, µs a job"] = median(samples[count]) * 1e6
+            # Of those that are idle, the first is taken: so this is how many the caller could keep busy.
+            beside[f"{count} workers, that had work"] = sum(worker["jobs_done"] > 0 for worker in workers)
+            with suppress(PermissionError):  # only root may see a worker's
+                beside[f"{count} workers, MiB each (PSS)"] = sum(_pss(worker["pid"]) for worker in workers) / count
+    what = "a job of many in flight, over " + ", ".join(map(str, counts[1:])) + " workers: the worst"
+    return _worst(what, samples, "over 1 worker", Target("ratio", 1.5, 1.1), beside)
+
+
+def scale_clients(quick: bool) -> Result:
+    """1 to 64 threads that each wait for their own jobs."""
+    from vortex_worker.supervisor.fabric import Fabric
+
+    counts, jobs = (1, 2, 4, 8, 16, 32, 64), 512
+    samples: dict[int, list[float]] = {count: [] for count in counts}
+    unfair = 1.0
+    with Fabric(2, **_SMALL) as fabric:
+        fabric.wait_ready(120)
+        for turn in range(3 if quick else 8):
+            for count in counts:
+                begun = time.perf_counter()
+                ends = _in_threads(fabric, count, jobs // count)
+                took = max(ends) - begun
+                if turn:
+                    samples[count].append(took / (jobs // count * count))
+                    if count == counts[-1]:
+                        unfair = max(unfair, took / ((sum(ends) / count) - begun))
+    return _worst(
+        "a job, 2 to 64 client threads, the worst", samples, "with 1 client", Target("ratio", 1.5, 1.1),
+        _series(samples, "clients, µs a job") | {"64 clients, the last to end to the mean": unfair},
+    )  # fmt: skip
+
+
+def _in_threads(fabric: Any, threads: int, jobs: int) -> list[float]:
+    """When each of so many threads had run its jobs."""
+    ends: list[float] = []
+    wrong: list[object] = []
+
+    def client(number: int) -> None:
+        for job in range(jobs):
+            if (out := fabric.run("Identity", {"tensor": [number, job]})) != {"tensor": [number, job]}:
+                wrong.append(out)
+        ends.append(time.perf_counter())
+
+    clients = [threading.Thread(target=client, args=(number,)) for number in range(threads)]
+    for thread in clients:
+        thread.start()
+    for thread in clients:
+        thread.join()
+    assert not wrong
+    assert len(ends) == threads
+    return ends
+
+
+def scale_length(quick: bool) -> Result:
+    """Jobs of 1 µs to 1 s: what a job takes beside the node's own time."""
+    from vortex_worker.supervisor.fabric import Fabric
+
+    lengths = {1: 300, 100: 300, 10_000: 30, 100_000: 5, 1_000_000: 1 if quick else 5}  # µs: how often
+    samples: dict[int, list[float]] = {length: [] for length in lengths}
+    with Fabric(1, custom_nodes=_NODES, **_SMALL) as fabric:
+        fabric.wait_ready(120)
+        for turn in range(1 if quick else 3):
+            for length, count in lengths.items():
+                for _ in range(count + (turn == 0)):
+                    begun = time.perf_counter()
+                    job = fabric.submit("BenchBusy", params={"us": float(length)})
+                    took = job.result(60)["us"]
+                    ended = time.perf_counter()
+                    assert took >= length
+                    samples[length].append(ended - begun - took / 1e6)
+    return _worst(
+        "what a job of 100 µs to 1 s takes beside the node's time, the worst", samples,
+        "beside 1 µs", Target("ratio", 3.0, 1.5), _series(samples, "µs long, µs beside"),
+    )  # fmt: skip
+
+
+def scale_tensors(quick: bool) -> Result:
+    """Tensors of 0 B to 4 GiB, in and out, and made by the worker. Pages that nobody touches take no memory."""
+    import torch
+
+    from vortex_worker.supervisor.fabric import Fabric
+
+    sizes = (4096, 0, _MIB, 64 * _MIB, _GIB, 4 * _GIB)
+    samples: dict[int, list[float]] = {size: [] for size in sizes}
+    made: dict[int, list[float]] = {size: [] for size in sizes}
+    with Fabric(1, custom_nodes=_NODES, standby=0, client_size=6 * _GIB, lease_size=5 * _GIB) as fabric:
+        fabric.wait_ready(120)
+        tensors = {size: fabric.empty((size,), torch.uint8) for size in sizes}
+        for turn in range(1 + (3 if quick else 10)):
+            for size, tensor in tensors.items():
+                if size:
+                    tensor[0] = tensor[-1] = turn
+                for _ in range(10):
+                    begun = time.perf_counter()
+                    out = fabric.run("Identity", {"tensor": tensor})["tensor"]
+                    ended = time.perf_counter()
+                    assert out.shape == tensor.shape
+                    assert not size or out[0] == out[-1] == turn
+                    if turn:
+                        samples[size].append(ended - begun)
+                    out = None
+                    begun = time.perf_counter()
+                    out = fabric.run("BenchMake", params={"nbytes": size})["tensor"]
+                    ended = time.perf_counter()
+                    assert out.shape == (size,)
+                    assert not size or out[0] == out[-1] == 7
+                    if turn:
+                        made[size].append(ended - begun)
+                    out = None
+    return _worst(
+        "a tensor of 0 B to 4 GiB in and out, the worst", samples, "of 4 KiB", Target("ratio", 1.2, 1.1),
+        _series(samples, "B in and out, µs") | _series(made, "B made by the worker, µs"),
+    )  # fmt: skip
+
+
+def scale_handles(quick: bool) -> Result:
+    """Jobs that make a tensor, while ten thousand others are held."""
+    from vortex_worker.supervisor.fabric import Fabric
+
+    live = 10_000
+    with ExitStack() as stack:
+        fabrics = [
+            stack.enter_context(Fabric(1, custom_nodes=_NODES, **_SMALL)).wait_ready(120) for _ in range(2)
+        ]  # fmt: skip
+
+        def make(fabric: Any) -> Any:
+            return fabric.run("BenchMake", params={"nbytes": 64})["tensor"]
+
+        held = [job.result(120)["tensor"] for job in _jobs(fabrics[1], live, "BenchMake", {"nbytes": 64})]
+        assert len({tensor.data_ptr() for tensor in held}) == live
+        samples: dict[int, list[float]] = {0: [], live: []}
+        for _ in range(10 if quick else 40):
+            for fabric, into in zip(fabrics, samples.values(), strict=True):
+                for number in range(50):
+                    begun = time.perf_counter()
+                    tensor = make(fabric)
+                    into.append(time.perf_counter() - begun)
+                    assert tensor[0] == 7
+                    if fabric is fabrics[1]:
+                        held[number * 97 % live] = tensor  # another one goes
+        assert all(int(tensor[0]) == 7 for tensor in held[:: live // 100])
+        del tensor
+        held.clear()
+    return _worst(
+        "a job that makes a tensor, 10 000 being held", samples, "none being held", Target("ratio", 1.3, 1.1),
+        _series(samples, "held, µs a job"),
+    )  # fmt: skip
+
+
+def _jobs(fabric: Any, count: int, op_type: str, params: dict[str, Any]) -> list[Any]:
+    return [fabric.submit(op_type, params=params) for _ in range(count)]
+
+
+_SHAPES: dict[str, Callable[[int], int]] = {"a chain": lambda n: n - 1, "all from one": lambda n: 0}
+
+
+def scale_graph(quick: bool) -> Result:
+    """A workflow of ten thousand nodes (two thousand if quick), one after another, and all from one."""
+    from vortex_worker.supervisor.fabric import Fabric
+
+    few, many = 100, 2_000 if quick else 10_000
+    results: dict[str, dict[int, list[float]]] = {}
+    with Fabric(2, **_SMALL) as fabric:
+        fabric.wait_ready(120)
+        for shape, source in _SHAPES.items():
+            samples: dict[int, list[float]] = {few: [], many: []}
+            results[shape] = samples
+            for count, times in ((few, 3), (many, 1), (few, many // few // 4), (many, 1), (few, 3)):
+                for _ in range(times):
+                    workflow: dict[str, Any] = {"0": {"class_type": "Identity", "inputs": {"tensor": 7}}}
+                    for number in range(1, count):
+                        link = [str(source(number)), 0]
+                        workflow[str(number)] = {"class_type": "Identity", "inputs": {"tensor": link}}
+                    done = fabric.run_workflow(workflow)
+                    assert len(done.nodes) == count
+                    assert all(value == {"tensor": 7} for value in done.values.values())
+                    samples[count].append(done.seconds / count)
+    worst = max(results, key=lambda shape: median(results[shape][many]) / median(results[shape][few]))
+    beside = {
+        f"{shape}, {key}": value
+        for shape, s in results.items()
+        for key, value in _series(s, "nodes, µs a node").items()
+    }
+    what = f"a node of a workflow of {many}, {worst}"
+    return _worst(what, results[worst], f"of one of {few}", Target("ratio", 1.3, 1.1), beside)
+
+
+# ---- from samples by size to a result
+
+
+def _worst(
+    what: str, samples: dict[int, list[float]], reference: str, target: Target, beside: dict[str, float]
+) -> Result:
+    """The size with the largest median, beside the first size."""
+    first, *others = samples
+    worst = max(others, key=lambda size: median(samples[size]))
+    return Result(
+        what, "µs", median(samples[worst]) * 1e6, p99(samples[worst]) * 1e6,
+        reference, median(samples[first]) * 1e6, target, beside,
+    )  # fmt: skip
+
+
+def _series(samples: dict[int, list[float]], unit: str) -> dict[str, float]:
+    return {f"{size} {unit}": median(taken) * 1e6 for size, taken in samples.items()}
+
+
+def _pss(pid: int) -> float:
+    """Proportional set size of a process, MiB."""
+    with open(f"/proc/{pid}/smaps_rollup") as file:
+        return next(int(line.split()[1]) / 1024 for line in file if line.startswith("Pss:"))
+
+
+def _available_mib() -> int:
+    with open("/proc/meminfo") as file:
+        return next(int(line.split()[1]) // 1024 for line in file if line.startswith("MemAvailable:"))
