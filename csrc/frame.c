@@ -147,13 +147,15 @@ static long look(vw_reader *reader, int fd) {
 }
 
 int vw_reader_recv(vw_reader *reader, int fd, uint64_t deadline, vw_frame *frame) {
+  bool looks = reader->spins && deadline != VW_NOW; /* once a wait */
   for (;;) {
     int rc = vw_reader_next(reader, frame);
     if (rc != 0) return rc;
     if (reader->eof) return reader->begin == reader->end ? 0 : -ENODATA;
     /* Without a deadline a blocking socket waits inside recv: one system call. With one, or on
          * a non-blocking socket, what is there already still costs one. */
-    long got = reader->spins && deadline != VW_NOW ? look(reader, fd) : -EAGAIN;
+    long got = looks ? look(reader, fd) : -EAGAIN;
+    looks = false;
     if (got == -EAGAIN) got = vw_reader_fill(reader, fd, deadline == VW_FOREVER);
     if (got == -EAGAIN) {
       if (deadline == VW_NOW) return -ETIMEDOUT;

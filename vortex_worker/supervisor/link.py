@@ -134,7 +134,7 @@ class WorkerLink:
             TypeError, ValueError: a value that can't travel, or more than a frame may hold.
         """
         with self._send_lock:
-            frame = task.work.message(self._encoder, task.job.id, task.deadline)
+            frame = task.work.message(self._encoder, task.job.id, task.deadline, self)
             self._send_releases()
             try:
                 self._send(frame)
