@@ -156,9 +156,8 @@ with vw.Fabric(1, standby=0, custom_nodes=sys.argv[1], threads=1, grace=30) as f
 
 
 def test_ctrl_c_ends_the_wait_and_cancels_the_job_and_the_worker_lives():
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", INTERRUPTED, str(SETTINGS["custom_nodes"])], capture_output=True, text=True, timeout=120
-    )  # fmt: skip
+    command = [sys.executable, "-P", "-c", INTERRUPTED, str(SETTINGS["custom_nodes"])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "interrupted\n5 True\n" * 3
 
