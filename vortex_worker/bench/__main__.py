@@ -19,6 +19,7 @@ KEYS: dict[str, Callable[[bool], Result]] = {
     "map.arrow": mapping.map_arrow,
     "job.roundtrip": jobs.job_roundtrip,
     "job.tensor64m": jobs.job_tensor64m,
+    "job.doorbell": jobs.job_doorbell,
     "codec.encode": codec.codec_encode,
     "codec.decode": codec.codec_decode,
     "start.warm": start.start_warm,

@@ -108,7 +108,7 @@ class Handler:
         self._socket.spin()
         try:
             for work in leisure:
-                self._waiting.extend(protocol.read(body) for body in self._socket.poll())
+                self._take_in()
                 if self._waiting:
                     break
                 work()
@@ -191,17 +191,21 @@ class Handler:
             self._runner.forget(done.handles)
             self._socket.send(self._encoder.failure(job_id, refused, done.timings))
 
+    def _take_in(self, running: int = 0) -> None:
+        """Look at what has arrived. What ends or frees something is acted upon; the rest waits its turn."""
+        for body in self._socket.poll():
+            message = protocol.read(body)
+            if isinstance(message, pb.JobCancel) and message.job_id == running:
+                self._cancelled.add(running)
+            elif isinstance(message, pb.JobCancel | protocol.Release):
+                self._handle(message)
+            else:
+                self._waiting.append(message)
+
     def look_for_cancel(self, job_id: int) -> bool:
         """Take in what has arrived while ``job_id`` runs; true once its cancellation has."""
         try:
-            for body in self._socket.poll():
-                message = protocol.read(body)
-                if isinstance(message, pb.JobCancel) and message.job_id == job_id:
-                    self._cancelled.add(job_id)
-                elif isinstance(message, pb.JobCancel | protocol.Release):
-                    self._handle(message)
-                else:
-                    self._waiting.append(message)
+            self._take_in(job_id)
         except ProtocolError as error:
             self._fault = error  # not this job's error: it is stopped, and `serve` deals with it
         return job_id in self._cancelled or self._fault is not None

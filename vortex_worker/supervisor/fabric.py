@@ -214,7 +214,11 @@ class Fabric:
         work = self._crew.preloads.find(Work(op_type, *staged, tensors, refs))
         job = Job(self._crew.jobs.next_id(), op_type, self._crew.jobs.cancel, self._crew.jobs.attend)
         task = Task(job, work, deadline=monotonic_deadline(deadline), retries=retries, priority=_whole(priority))
-        self._crew.jobs.submit(task, attended=attended, block=block, timeout=timeout)
+        try:
+            self._crew.jobs.submit(task, attended=attended, block=block, timeout=timeout)
+        except BaseException:  # Ctrl-C: a worker may have got it, and nobody else knows of it
+            job.cancel()
+            raise
         return job
 
     def run(

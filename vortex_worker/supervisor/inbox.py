@@ -114,7 +114,7 @@ class Inbox:
         handled = link.received
         until = None if timeout is None else time.monotonic() + timeout
         try:
-            while link.task is not None and link.task.job is job and not job.done():
+            while (task := link.task) is not None and task.job is job and not job.done():
                 message = link.wait(None if until is None else until - time.monotonic())
                 if message is None:
                     break
