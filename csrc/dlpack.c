@@ -49,3 +49,35 @@ vw_dl_versioned *vw_dl_new_versioned(const vw_handle *handle, void *data, void (
   fill(&managed->tensor, handle, data, (int64_t *)(managed + 1));
   return managed;
 }
+
+static uint32_t dtype_of(vw_dl_dtype dtype) {
+  for (uint32_t i = 1; i < VW_DTYPE_COUNT; i++)
+    if (dtypes[i].code == dtype.code && dtypes[i].bits == dtype.bits && dtype.lanes == 1) return i;
+  return VW_DTYPE_NONE;
+}
+
+int vw_dl_describe(const vw_dl_tensor *tensor, vw_handle *handle, const void **address) {
+  uint32_t dtype = dtype_of(tensor->dtype);
+  if (tensor->device.type != 1 || !dtype || tensor->ndim < 0 || tensor->ndim > VW_MAX_NDIM) return 0;
+  uint32_t ndim = (uint32_t)tensor->ndim;
+  uint64_t last = 0; /* index of the furthest element */
+  int64_t step = 1;
+  handle->strided = false;
+  for (uint32_t i = ndim; i-- > 0;) {
+    int64_t size = tensor->shape[i], stride = tensor->strides ? tensor->strides[i] : step, reach;
+    if (size <= 0 || stride < 0 || __builtin_mul_overflow(size - 1, stride, &reach) ||
+        __builtin_add_overflow(last, (uint64_t)reach, &last) || __builtin_mul_overflow(step, size, &step))
+      return 0;
+    if (size > 1 && stride != step / size) handle->strided = true;
+    handle->shape[i] = size;
+    handle->strides[i] = stride;
+  }
+  if (last >= UINT64_MAX / 16) return 0;
+  handle->offset = 0;
+  handle->nbytes = (last + 1) * vw_itemsize(dtype);
+  handle->dtype = dtype;
+  handle->encoding = VW_RAW;
+  handle->ndim = ndim;
+  *address = (const char *)tensor->data + tensor->byte_offset;
+  return 1;
+}

@@ -68,6 +68,7 @@ typedef struct vw_dl_exchange {
   void *allocate;
   int (*from_object)(void *object, vw_dl_versioned **tensor);
   int (*to_object)(vw_dl_versioned *tensor, void **object); /* takes the tensor over. With the GIL */
+  int (*look_at)(void *object, vw_dl_tensor *tensor);       /* borrows what the object has. With the GIL */
 } vw_dl_exchange;
 
 _Static_assert(sizeof(vw_dl_tensor) == 48, "DLTensor");
@@ -75,11 +76,17 @@ _Static_assert(offsetof(vw_dl_managed, deleter) == 56, "DLManagedTensor.deleter"
 _Static_assert(offsetof(vw_dl_versioned, deleter) == 16, "DLManagedTensorVersioned.deleter");
 _Static_assert(offsetof(vw_dl_versioned, tensor) == 32, "DLManagedTensorVersioned.dl_tensor");
 _Static_assert(offsetof(vw_dl_exchange, to_object) == 32, "managed_tensor_to_py_object_no_sync");
+_Static_assert(offsetof(vw_dl_exchange, look_at) == 40, "dltensor_from_py_object_no_sync");
 
 /* A managed tensor over `data`, shape and strides behind it in the same allocation; NULL when there
  * is no memory. `handle` must have passed vw_handle_check. Whoever adopts it calls `deleter` once, from
  * any thread, which gives up what is kept and then calls free(). Need no GIL. */
 vw_dl_managed *vw_dl_new(const vw_handle *handle, void *data, void (*deleter)(vw_dl_managed *));
 vw_dl_versioned *vw_dl_new_versioned(const vw_handle *handle, void *data, void (*deleter)(vw_dl_versioned *));
+
+/* The other way: the handle of a tensor in this process's memory, all but its offset, and in *address where it
+ * begins. 0: no handle can say what it is: not on the CPU, without elements, of another dtype, strided
+ * backwards, or of more dimensions or bytes than there may be. */
+int vw_dl_describe(const vw_dl_tensor *tensor, vw_handle *handle, const void **address);
 
 #endif

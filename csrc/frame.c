@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/types.h>
+#include <unistd.h>
 
 #include "clock.h"
 #include "wait.h"
@@ -123,14 +124,39 @@ long vw_reader_fill(vw_reader *reader, int fd, bool wait) {
   return (long)got;
 }
 
+void vw_reader_spin(vw_reader *reader) { reader->spins = sysconf(_SC_NPROCESSORS_ONLN) > 1; }
+
+/* As vw_reader_fill: -EAGAIN when nothing came while we looked, or this was no time to look. */
+static long look(vw_reader *reader, int fd) {
+  if (reader->rest) {
+    reader->rest--;
+    return -EAGAIN;
+  }
+  uint64_t end = vw_monotonic_ns() + VW_SPIN_NS;
+  do {
+    long got = vw_reader_fill(reader, fd, false);
+    if (got != -EAGAIN) {
+      reader->pause = 0;
+      return got;
+    }
+  } while (vw_monotonic_ns() < end);
+  reader->pause = reader->pause ? reader->pause * 2 : 1;
+  if (reader->pause > VW_SPIN_REST) reader->pause = VW_SPIN_REST;
+  reader->rest = reader->pause;
+  return -EAGAIN;
+}
+
 int vw_reader_recv(vw_reader *reader, int fd, uint64_t deadline, vw_frame *frame) {
+  bool looks = reader->spins && deadline != VW_NOW; /* once a wait */
   for (;;) {
     int rc = vw_reader_next(reader, frame);
     if (rc != 0) return rc;
     if (reader->eof) return reader->begin == reader->end ? 0 : -ENODATA;
     /* Without a deadline a blocking socket waits inside recv: one system call. With one, or on
          * a non-blocking socket, what is there already still costs one. */
-    long got = vw_reader_fill(reader, fd, deadline == VW_FOREVER);
+    long got = looks ? look(reader, fd) : -EAGAIN;
+    looks = false;
+    if (got == -EAGAIN) got = vw_reader_fill(reader, fd, deadline == VW_FOREVER);
     if (got == -EAGAIN) {
       if (deadline == VW_NOW) return -ETIMEDOUT;
       rc = wait_ready(fd, POLLIN, deadline);

@@ -41,6 +41,9 @@ typedef struct {
   uint32_t max_frame; /* bytes of body */
   uint32_t announced; /* length field of the frame last looked at, for messages */
   bool eof;           /* the peer has closed; what is buffered can still be taken */
+  bool spins;         /* vw_reader_recv looks some times before it waits; see vw_reader_spin */
+  uint32_t rest;      /* waits until it looks again */
+  uint32_t pause;     /* how long the last rest was, in waits */
 } vw_reader;
 
 typedef struct {
@@ -70,6 +73,14 @@ long vw_reader_fill(vw_reader *reader, int fd, bool wait);
 /* The next frame, by as few system calls as will do. 1: *frame. 0: clean end of the stream.
  * -ENODATA: it ended inside a frame. -EMSGSIZE: bad length. -ETIMEDOUT, -EINTR (call again), … */
 int vw_reader_recv(vw_reader *reader, int fd, uint64_t deadline, vw_frame *frame);
+
+/* Lets vw_reader_recv look for VW_SPIN_NS before it waits without a deadline: about what it costs to be
+ * woken on another CPU, so that a peer that answers soon is heard without that. A peer on the same CPU
+ * can't answer while we look. So after looking in vain it rests for 1, 2, 4, … VW_SPIN_REST waits, and
+ * starts anew when it was right once. On a machine with one CPU it never looks. */
+#define VW_SPIN_NS 40000u
+#define VW_SPIN_REST 256u
+void vw_reader_spin(vw_reader *reader);
 
 int vw_writer_init(vw_writer *writer);
 void vw_writer_free(vw_writer *writer);

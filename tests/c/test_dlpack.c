@@ -81,10 +81,53 @@ static void test_no_elements(void) {
   managed->deleter(managed);
 }
 
+static vw_handle described(int64_t *shape, int64_t *strides, int ndim, int expected) {
+  vw_dl_tensor tensor = {.data = shape, .device = {1, 0}, .ndim = ndim, .dtype = {2, 32, 1}, .shape = shape, .strides = strides, .byte_offset = 8};
+  vw_handle handle = {0};
+  const void *address = NULL;
+  CHECK_EQUAL(vw_dl_describe(&tensor, &handle, &address), expected);
+  if (expected) CHECK(address == (const char *)shape + 8);
+  return handle;
+}
+
+static void test_describe(void) {
+  vw_handle handle = described((int64_t[]){2, 3, 1, 5}, (int64_t[]){15, 5, 99, 1}, 4, 1); /* of 1 element: any stride */
+  CHECK(handle.dtype == VW_F32 && handle.ndim == 4 && !handle.strided && handle.nbytes == 120 && handle.shape[1] == 3);
+  handle = described((int64_t[]){2, 3}, (int64_t[]){1, 4}, 2, 1);
+  CHECK(handle.strided && handle.nbytes == 40 && handle.strides[1] == 4);
+  handle = described((int64_t[]){4}, (int64_t[]){0}, 1, 1); /* expanded */
+  CHECK(handle.strided && handle.nbytes == 4);
+  handle = described((int64_t[]){3, 4}, NULL, 2, 1);
+  CHECK(!handle.strided && handle.nbytes == 48);
+  CHECK_EQUAL(described(NULL, NULL, 0, 1).nbytes, 4);
+}
+
+static void test_what_no_handle_can_say(void) {
+  described((int64_t[]){0, 3}, (int64_t[]){3, 1}, 2, 0);
+  described((int64_t[]){-1}, (int64_t[]){1}, 1, 0);
+  described((int64_t[]){4}, (int64_t[]){-1}, 1, 0);
+  described((int64_t[]){INT64_MAX, 4}, (int64_t[]){4, 1}, 2, 0);
+  described((int64_t[]){2, 2}, (int64_t[]){INT64_MAX, INT64_MAX}, 2, 0);
+  described((int64_t[]){1}, (int64_t[]){1}, VW_MAX_NDIM + 1, 0);
+  int64_t one = 1;
+  vw_dl_tensor tensor = {.data = &one, .device = {2, 0}, .ndim = 1, .dtype = {2, 32, 1}, .shape = &one, .strides = &one};
+  vw_handle handle;
+  const void *address;
+  CHECK_EQUAL(vw_dl_describe(&tensor, &handle, &address), 0); /* on a GPU */
+  tensor.device.type = 1;
+  CHECK_EQUAL(vw_dl_describe(&tensor, &handle, &address), 1);
+  tensor.dtype.lanes = 2;
+  CHECK_EQUAL(vw_dl_describe(&tensor, &handle, &address), 0);
+  tensor.dtype = (vw_dl_dtype){2, 8, 1};
+  CHECK_EQUAL(vw_dl_describe(&tensor, &handle, &address), 0);
+}
+
 int main(void) {
   PASS(test_dtypes);
   PASS(test_c_order);
   PASS(test_given_strides);
   PASS(test_few_and_many_dimensions);
   PASS(test_no_elements);
+  PASS(test_describe);
+  PASS(test_what_no_handle_can_say);
 }

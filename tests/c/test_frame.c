@@ -391,6 +391,33 @@ static void test_nobody_reads(void) {
   free(body);
 }
 
+static void test_looking_gives_up_and_comes_back(void) {
+  int pair[2];
+  CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+  vw_reader reader;
+  vw_frame frame;
+  CHECK_EQUAL(vw_reader_init(&reader, 100), 0);
+  vw_reader_spin(&reader);
+  reader.spins = true; /* also where there is one CPU */
+  for (uint32_t round = 1; round < 20; round++) { /* in vain each time it looks */
+    uint32_t rest = reader.rest;
+    CHECK_EQUAL(vw_reader_recv(&reader, pair[0], vw_monotonic_ns() + 100000, &frame), -ETIMEDOUT);
+    CHECK(reader.pause <= VW_SPIN_REST);
+    CHECK(rest ? reader.rest < rest : reader.rest == reader.pause);
+  }
+  CHECK(reader.pause > 1);
+  CHECK(send(pair[1], "\1\0\0\0x", 5, 0) == 5);
+  CHECK_EQUAL(vw_reader_recv(&reader, pair[0], VW_FOREVER, &frame), 1);
+  reader.rest = 0;
+  CHECK(send(pair[1], "\1\0\0\0y", 5, 0) == 5);
+  CHECK_EQUAL(vw_reader_recv(&reader, pair[0], VW_FOREVER, &frame), 1);
+  CHECK(frame.size == 1 && *frame.body == 'y');
+  CHECK_EQUAL(reader.pause, 0); /* it paid */
+  vw_reader_free(&reader);
+  close(pair[0]);
+  close(pair[1]);
+}
+
 int main(void) {
   alarm(60);
   PASS(test_cut_everywhere);
@@ -406,5 +433,6 @@ int main(void) {
   PASS(test_one_send_a_frame);
   PASS(test_large_frames_in_parts);
   PASS(test_nobody_reads);
+  PASS(test_looking_gives_up_and_comes_back);
   return 0;
 }

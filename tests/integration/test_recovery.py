@@ -106,14 +106,14 @@ def test_an_unknown_object_is_lost(fabric):
 def test_a_job_on_its_way_to_a_worker_that_is_gone_by_then_is_run_again(fabric, gate):
     """Found by the soak: it was refused, as if it were too large to send."""
     link = next(link for link in fabric.wait_ready(60)._crew.links() if link.active)
-    send = link.send
+    submit = link.submit
 
-    def send_late(**body):
+    def submit_late(task):
         os.kill(link.process.pid, signal.SIGKILL)
         until(lambda: not link.alive, "the burial of the worker")
-        send(**body)
+        submit(task)
 
-    link.send = send_late
+    link.submit = submit_late
     job = fabric.submit("Gate", {"gate": gate, "tensor": 7}, retries=1)
     gate.fill_(1)
     assert job.result(60)["tensor"] == 7

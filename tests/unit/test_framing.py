@@ -437,6 +437,52 @@ class TestLife:
         with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
             os.fstat(fd)
 
+    def test_a_wait_can_be_ended_and_nothing_is_lost(self, pair):
+        framed, peer = pair
+        result = []
+        thread = threading.Thread(target=lambda: result.extend([framed.recv(), framed.recv()]))
+        thread.start()
+        peer.sendall(frame(b"before"))
+        framed.stop_receiving()
+        thread.join(10)
+        assert not thread.is_alive()
+        assert result in ([b"before", None], [None, None])
+        assert framed.taken == (result[0] == b"before")
+        framed.send(b"the other direction is open")
+        assert peer.recv(100)[4:] == b"the other direction is open"
+
+    def test_what_came_before_the_end_can_still_be_taken(self, pair):
+        framed, peer = pair
+        peer.sendall(frame(b"one") + frame(b"two"))
+        framed.stop_receiving()
+        assert framed.recv(0) == b"one"
+        assert framed.buffered == 4 + len(b"two")
+        assert framed.poll() == [b"two"]
+        assert (framed.buffered, framed.taken, framed.recv()) == (0, 2, None)
+
+    @pytest.mark.parametrize("timeout", [None, 10])
+    def test_looking_before_waiting_changes_nothing_but_the_time(self, two, timeout):
+        here, there = two
+        here.spin()
+        there.spin()
+
+        def answer():
+            while (body := there.recv()) is not None:
+                there.send(body[::-1])
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        for number in range(2000):
+            if number % 500 == 0:
+                time.sleep(0.01)  # both have given up looking
+            here.send(b"number %d" % number)
+            assert here.recv(timeout) == (b"number %d" % number)[::-1]
+        with pytest.raises(TimeoutError):
+            here.recv(0.01)
+        here.close()
+        thread.join(10)
+        assert not thread.is_alive()
+
     def test_many_frames_leak_nothing(self, two):
         left, right = two
         body = bytes(100_000)

@@ -12,14 +12,12 @@ from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
 
 
-def refuse(value, into):
+def refuse(value):
     raise TypeError(type(value).__name__)
 
 
 def round_trip(value):
-    message = pb.Value()
-    protocol.pack(value, message, refuse)
-    again = pb.Value.FromString(message.SerializeToString())
+    again = pb.Value.FromString(protocol.pack(value, refuse))
     return protocol.unpack(again, lambda handle: handle, lambda number, type: (number, type))
 
 

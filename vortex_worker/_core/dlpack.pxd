@@ -19,9 +19,15 @@ cdef extern from "dlpack.h" nogil:
     ctypedef struct vw_dl_versioned:
         vw_dl_keep keep
 
+    ctypedef struct vw_dl_tensor:
+        pass
+
     ctypedef struct vw_dl_exchange:
         vw_dl_version version
         int (*to_object)(vw_dl_versioned *tensor, void **object) except -1
+        int (*look_at)(void *object, vw_dl_tensor *tensor) except -1
+
+    int vw_dl_describe(const vw_dl_tensor *tensor, vw_handle *handle, const void **address)
 
     vw_dl_managed *vw_dl_new(
         const vw_handle *handle, void *data, void (*deleter)(vw_dl_managed *) noexcept nogil

@@ -5,6 +5,7 @@ from cpython.memoryview cimport PyMemoryView_FromObject, PyMemoryView_GET_BUFFER
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New
 from cpython.ref cimport Py_XDECREF, Py_XINCREF
+from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.stdlib cimport free
 
 from vortex_worker.errors import InvalidHandle
@@ -17,6 +18,11 @@ cdef extern from "Python.h":
 cdef extern from "arena.h" nogil:
     void vw_arena_hold(vw_arena *arena)
     void vw_arena_drop(vw_arena *arena)
+    uint64_t vw_arena_locate(const vw_arena *arena, const void *address, uint64_t nbytes)
+
+
+cdef extern from "layout.h" nogil:
+    const uint64_t VW_HANDLE_ALIGN
 
 
 cdef class Importer:
@@ -73,6 +79,29 @@ cdef class Importer:
         if <size_t>buffer.buf % align:
             raise InvalidHandle(f"the buffer is not aligned to the {align} bytes that its dtype takes")
         return self.adopt(handle, <char *>buffer.buf + handle.c.offset, NULL, view)
+
+    def locate(self, Arena arena not None, tensor):
+        """The handle of a tensor that lies in the arena's data, as it lies there; None: no handle can say so.
+
+        ``tensor`` must be of the framework's own type, and its memory mean what it holds. For ``direct``
+        importers only.
+
+        Raises:
+            Whatever the framework says of a tensor that has no plain memory.
+        """
+        cdef vw_dl_tensor seen
+        cdef TensorHandle handle = TensorHandle.__new__(TensorHandle, 0, 0, 0)
+        cdef const void *address = NULL
+        if self._table == NULL:
+            raise TypeError("this framework has no exchange table")
+        self._table.look_at(<void *>tensor, &seen)
+        if not vw_dl_describe(&seen, &handle.c, &address):
+            return None
+        cdef uint64_t offset = vw_arena_locate(arena.c, address, handle.c.nbytes)
+        if offset == UINT64_MAX or offset < arena.c.data_offset or offset % VW_HANDLE_ALIGN:
+            return None
+        handle.c.offset = offset
+        return handle
 
     cdef object adopt(self, TensorHandle handle, char *data, vw_arena *arena, owner):
         if self._table == NULL:

@@ -34,6 +34,7 @@ cdef extern from "frame.h" nogil:
     int vw_reader_feed(vw_reader *reader, const void *data, size_t size, size_t *taken)
     int vw_reader_next(vw_reader *reader, vw_frame *frame)
     long vw_reader_fill(vw_reader *reader, int fd, c_bool wait)
+    void vw_reader_spin(vw_reader *reader)
     int vw_reader_recv(vw_reader *reader, int fd, uint64_t deadline, vw_frame *frame)
 
     int vw_writer_init(vw_writer *writer)
@@ -54,6 +55,7 @@ cdef class FrameSocket:
     cdef vw_reader reader
     cdef vw_writer writer
     cdef int fd                         # -1: closed
+    cdef readonly uint64_t taken        # frames that recv and poll gave out
     cdef bint receiving, sending        # a thread is in there, maybe without the GIL
     cdef bint closing                   # close() waits for it
 

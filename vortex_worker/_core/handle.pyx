@@ -87,6 +87,12 @@ cdef class TensorHandle:
         """Elements by dimension, or None for C order."""
         return tuple([self.c.strides[i] for i in range(self.c.ndim)]) if self.c.strided else None
 
+    def covers(self, TensorHandle other not None):
+        """Whether all of ``other``'s memory is in this one's."""
+        return self.c.offset <= other.c.offset and other.c.offset - self.c.offset <= self.c.nbytes and (
+            other.c.nbytes <= self.c.nbytes - (other.c.offset - self.c.offset)
+        )
+
     def check(self, offset, size):
         """Raise InvalidHandle unless the handle is well-formed and lies in ``[offset, offset + size)``."""
         self.require(offset, size)

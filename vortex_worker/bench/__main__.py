@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from vortex_worker.bench import death, jobs, machine, mapping, sandbox, scale, start
+from vortex_worker.bench import codec, death, jobs, machine, mapping, sandbox, scale, start
 from vortex_worker.bench.measure import Result, Skipped
 
 KEYS: dict[str, Callable[[bool], Result]] = {
@@ -19,6 +19,9 @@ KEYS: dict[str, Callable[[bool], Result]] = {
     "map.arrow": mapping.map_arrow,
     "job.roundtrip": jobs.job_roundtrip,
     "job.tensor64m": jobs.job_tensor64m,
+    "job.doorbell": jobs.job_doorbell,
+    "codec.encode": codec.codec_encode,
+    "codec.decode": codec.codec_decode,
     "start.warm": start.start_warm,
     "start.cold": start.start_cold,
     "start.fabric": start.start_fabric,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
-from vortex_worker.bench.measure import Result, Target, each, median, p99
+from vortex_worker.bench.measure import Result, Skipped, Target, each, median, p99
 
 
 def pingpong(count: int) -> float:
@@ -15,6 +16,29 @@ def pingpong(count: int) -> float:
     program = Path(__file__).with_name("pingpong")
     done = subprocess.run([program, "--count", str(count), "--size", "64"], capture_output=True, check=True)
     return float(json.loads(done.stdout)["median_ns"]) / 1e9
+
+
+def doorbell(count: int) -> float:
+    """The same through shared memory, on two CPUs, s."""
+    program = Path(__file__).with_name("pingpong")
+    arguments = ["--count", str(count), "--size", "64", "--pin", "apart", "--over", "memory"]
+    done = subprocess.run([program, *arguments], capture_output=True, check=True)
+    return float(json.loads(done.stdout)["median_ns"]) / 1e9
+
+
+def job_doorbell(quick: bool) -> Result:
+    """What a ring of jobs in shared memory would make of the socket's part of a job. C alone: there is none yet."""
+    if len(os.sched_getaffinity(0)) < 2:
+        raise Skipped("it takes two CPUs")
+    count = 1000 if quick else 10_000
+    sockets, bells = [], []
+    for _ in range(5):
+        sockets.append(pingpong(count))
+        bells.append(doorbell(count))
+    return Result(
+        "frame there and back through shared memory, C alone", "µs", median(bells) * 1e6, max(bells) * 1e6,
+        "C ping-pong on a Unix socket, two processes", median(sockets) * 1e6, Target("median", 2.0, 1.0),
+    )  # fmt: skip
 
 
 def _identity(fabric: Any, tensor: Any) -> Any:

@@ -25,7 +25,6 @@ def place(arena: Arena, value: Any, allocate: Allocate) -> tuple[TensorHandle, A
         OutOfArena: no room.
     """
     tensor = bridge.as_tensor(value)
-    bridge.require_plain(tensor)
     handle = bridge.locate(arena, tensor)
     return (handle, tensor) if handle is not None else bridge.store(arena, tensor, allocate)
 

@@ -83,17 +83,15 @@ class LeaseTensors:
             TypeError: a kind of tensor that can't travel.
         """
         tensor = bridge.as_tensor(value)
-        bridge.require_plain(tensor)
         handle = bridge.locate(self._arena, tensor)
         if handle is not None:
             block = self._fresh.pop(handle.offset, None)
             if block is not None:
                 self._exported[block.offset] = block
                 return handle
-            if any(
-                i.offset <= handle.offset and handle.offset + handle.nbytes <= i.offset + i.nbytes for i in self._inputs
-            ):
-                return handle
+            for given in self._inputs:
+                if given.covers(handle):
+                    return handle
         handle, block = bridge.store(self._arena, tensor, self._allocate)
         self._exported[handle.offset] = block
         return handle

@@ -49,6 +49,7 @@ _MAX_BYTES = (1 << 63) - 1
 #: How torch takes memory over: from C to C where it can (torch 2.10), else by capsule. Its own
 #: function for capsules, since torch.from_dlpack asks five questions first.
 _importer = Importer(getattr(torch.Tensor, "__dlpack_c_exchange_api__", None), torch._C._from_dlpack)
+_reads = _importer.direct
 
 
 class View(Protocol):
@@ -100,6 +101,14 @@ def locate(arena: Arena, tensor: torch.Tensor) -> TensorHandle | None:
 
     None, too, where it begins off a 64-byte boundary: no handle can say so.
     """
+    if _reads and type(tensor) is torch.Tensor and tensor.layout is torch.strided:
+        # Of the rest, nested and quantized tensors and the like, the framework says that they have no such memory.
+        if tensor.is_conj() or tensor.is_neg():
+            return None
+        try:
+            return _importer.locate(arena, tensor)
+        except (RuntimeError, TypeError, ValueError, BufferError):
+            return None
     if tensor.device.type != "cpu" or tensor.layout is not torch.strided or tensor.is_nested:
         return None
     dtype = DTYPE_NUMBERS.get(tensor.dtype)

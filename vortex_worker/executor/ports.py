@@ -80,3 +80,11 @@ class OpSpec:
     mutates_inputs: bool = False
     source: str = ""
     doc: str = ""
+    #: Input ports by each of their names, and params by name.
+    known_ports: dict[str, Port] = field(init=False, repr=False, compare=False)
+    known_params: dict[str, Param] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        ports = {name: port for port in self.inputs for name in (port.name, *port.aliases)}
+        object.__setattr__(self, "known_ports", ports)
+        object.__setattr__(self, "known_params", {param.name: param for param in self.params})

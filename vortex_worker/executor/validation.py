@@ -32,8 +32,7 @@ def prepare(
         ValidationError: ``problems`` lists every one: unknown, missing, of the wrong type, out of range.
     """
     problems: list[str] = []
-    ports = {name: port for port in spec.inputs for name in (port.name, *port.aliases)}
-    known_params = {param.name: param for param in spec.params}
+    ports, known_params = spec.known_ports, spec.known_params
     ready: dict[str, Any] = {}
     settings: dict[str, Any] = {}
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 from vortex_worker.errors import ProtocolError
 from vortex_worker.executor.ports import BUILTIN, PARAM_TYPES, REQUIRED, OpSpec, Param, Port
@@ -37,11 +37,11 @@ def _pack_op(spec: OpSpec) -> pb.OpType:
     for param in spec.params:
         into = op.params.add(name=param.name, type=param.type, choices=param.choices, doc=param.doc)
         if param.default is not REQUIRED:
-            protocol.pack(param.default, into.default, _refuse)
+            into.default.ParseFromString(protocol.pack(param.default, _refuse))
         if param.minimum is not None:
-            protocol.pack(param.minimum, into.minimum, _refuse)
+            into.minimum.ParseFromString(protocol.pack(param.minimum, _refuse))
         if param.maximum is not None:
-            protocol.pack(param.maximum, into.maximum, _refuse)
+            into.maximum.ParseFromString(protocol.pack(param.maximum, _refuse))
     return op
 
 
@@ -98,7 +98,7 @@ def _unpack_param(op: str, message: pb.Param) -> Param:
     )
 
 
-def _refuse(value: Any, into: pb.Value) -> None:
+def _refuse(value: Any) -> NoReturn:
     raise TypeError(f"a parameter's default or bound is plain data, not {type(value).__name__}")
 
 

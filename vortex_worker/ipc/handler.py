@@ -9,37 +9,51 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from vortex_worker._core.slots import BUSY, DRAINING, IDLE
+from vortex_worker._core.slots import DRAINING, IDLE
 from vortex_worker.errors import Cancelled, ExecutionError, JobError, ProtocolError
 from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
 
 if TYPE_CHECKING:
     from vortex_worker._core.framing import FrameSocket
+    from vortex_worker._core.handle import TensorHandle
     from vortex_worker._core.slots import Slot
     from vortex_worker.logging import Logger
+
+#: Tensors and objects that a result hands over.
+Handles = list["TensorHandle | protocol.ObjectHandle"]
 
 _PROGRESS_INTERVAL = 0.02  # s between two progress frames; the slot's counters are always current
 _EXIT_OK = 0
 _EXIT_FAULT = 3  # the supervisor's traffic could not be understood
 
 
+class Finished(NamedTuple):
+    """How a job ended."""
+
+    outputs: dict[str, bytes]  # by port, each as `protocol.pack` gave it
+    handles: Handles  # what they hand over
+    error: JobError | None  # then there are no outputs
+    timings: tuple[int, int, int, int]  # ns: decode, map, execute, save
+    retire: bool = False  # the worker must not take another
+
+
 class Runner(Protocol):
     """What the handler needs of the executing side. ``main.py`` joins the two."""
 
-    def run(self, op_type: str, submit: pb.JobSubmit, control: JobControl) -> tuple[pb.JobResult, bool]:
-        """Run one job. Returns its result, and whether the worker must retire after it."""
+    def run(self, submit: protocol.JobSubmit, control: JobControl) -> Finished:
+        """Run one job."""
 
     def release(self, offsets: list[int], objects: list[int]) -> None:
         """Forget handles and objects that the supervisor no longer needs."""
 
-    def forget(self, result: pb.JobResult) -> None:
-        """Forget what ``result`` hands over: it could not be sent."""
+    def forget(self, handles: Handles) -> None:
+        """Forget what a result would have handed over: it could not be sent."""
 
-    def preview(self, value: Any, into: pb.TensorHandle) -> bool:
-        """Hand over a tensor while its job runs. False: there is no room for it."""
+    def preview(self, value: Any) -> TensorHandle | None:
+        """Hand over a tensor while its job runs. None: there is no room for it."""
 
 
 class JobControl:
@@ -57,9 +71,7 @@ class JobControl:
         now = time.monotonic()
         if now - self._sent >= _PROGRESS_INTERVAL or step == total:
             self._sent = now
-            self._handler.send_progress(
-                pb.JobProgress(job_id=self.job_id, step=step, total=total, message=message), preview
-            )
+            self._handler.send_progress(self.job_id, step, total, message, preview)
 
     def cancelled(self) -> bool:
         """Whether a JobCancel for this job has come in. One non-blocking recv."""
@@ -74,36 +86,38 @@ class Handler:
         self._socket = socket
         self._runner = runner
         self._log = log
-        self._encode = encoder.encode
-        self._waiting: deque[pb.ControlPacket] = deque()
+        self._debug = log.enabled("debug")
+        self._encoder = encoder
+        self._waiting: deque[protocol.Message] = deque()
         self._cancelled: set[int] = set()
         self._retire = False
         self._fault: ProtocolError | None = None  # found while a job ran
 
     def send(self, **body: Any) -> None:
-        self._socket.send(self._encode(**body))
+        """Send a packet of any kind."""
+        self._socket.send(self._encoder.encode(**body))
 
-    def send_progress(self, progress: pb.JobProgress, preview: Any) -> None:
+    def send_progress(self, job_id: int, step: int, total: int, message: str, preview: Any) -> None:
         """Send a report, with the preview if there is one and room for it."""
-        if preview is not None and not self._runner.preview(preview, progress.preview):
-            progress.ClearField("preview")
-        self.send(job_progress=progress)
+        handle = None if preview is None else self._runner.preview(preview)
+        self._socket.send(self._encoder.progress(job_id, step, total, message, handle))
 
     def serve(self, leisure: Iterable[Callable[[], object]] = ()) -> int:
         """Handle packets until the end; before the first, do what there is leisure for. Returns the exit status."""
         self.slot.set_status(IDLE)
+        self._socket.spin()
         try:
             for work in leisure:
-                self._waiting.extend(protocol.decode(body) for body in self._socket.poll())
+                self._take_in()
                 if self._waiting:
                     break
                 work()
             while not self._retire:
-                packet = self._next()
-                if packet is None:
+                message = self._next()
+                if message is None:
                     self._log.info("worker.hangup")
                     return _EXIT_OK
-                if not self._handle(packet):
+                if not self._handle(message):
                     break
                 if self._fault is not None:
                     raise self._fault
@@ -116,80 +130,82 @@ class Handler:
         self.slot.set_status(DRAINING)
         return _EXIT_OK
 
-    def _next(self) -> pb.ControlPacket | None:
+    def _next(self) -> protocol.Message | None:
         if self._waiting:
             return self._waiting.popleft()
         body = self._socket.recv()
-        return None if body is None else protocol.decode(body)
+        return None if body is None else protocol.read(body)
 
-    def _handle(self, packet: pb.ControlPacket) -> bool:
-        """Act on one packet. False: this was the last."""
-        kind = packet.WhichOneof("body")
-        if kind == "job_submit":
-            self._run(packet.job_submit)
-        elif kind == "release":
-            self._runner.release(list(packet.release.offsets), list(packet.release.objects))
-        elif kind == "job_cancel":
-            # Of a job that waits behind others; one that has ended already is no error.
-            if any(
-                p.WhichOneof("body") == "job_submit" and p.job_submit.job_id == packet.job_cancel.job_id
-                for p in self._waiting
-            ):
-                self._cancelled.add(packet.job_cancel.job_id)
-        elif kind == "ping":
-            self.send(pong=pb.Pong(nonce=packet.ping.nonce))
-        elif kind == "shutdown":
-            self._log.info("worker.shutdown", reason=packet.shutdown.reason)
-            return False
-        elif kind == "fault":
-            self._log.error("supervisor.fault", code=packet.fault.code, reason=packet.fault.reason)
-            return False
-        else:
-            raise ProtocolError(f"a worker that is ready takes no {kind}")
+    def _handle(self, message: protocol.Message) -> bool:
+        """Act on one message. False: this was the last."""
+        match message:
+            case protocol.JobSubmit():
+                self._run(message)
+            case protocol.Release():
+                self._runner.release(message.offsets, message.objects)
+            case pb.JobCancel():
+                # Of a job that waits behind others; one that has ended already is no error.
+                if any(isinstance(m, protocol.JobSubmit) and m.job_id == message.job_id for m in self._waiting):
+                    self._cancelled.add(message.job_id)
+            case pb.Ping():
+                self.send(pong=pb.Pong(nonce=message.nonce))
+            case pb.Shutdown():
+                self._log.info("worker.shutdown", reason=message.reason)
+                return False
+            case pb.Fault():
+                self._log.error("supervisor.fault", code=message.code, reason=message.reason)
+                return False
+            case _:
+                raise ProtocolError(f"a worker that is ready takes no {type(message).__name__}")
         return True
 
-    def _run(self, submit: pb.JobSubmit) -> None:
+    def _run(self, submit: protocol.JobSubmit) -> None:
         job_id = submit.job_id
         if job_id == 0:
             raise ProtocolError("a JobSubmit has job_id 0: job ids begin at 1")
         self.slot.begin(job_id)
-        self.slot.set_status(BUSY)
         self._log.job_id = job_id
-        self._log.debug("job.start", op_type=submit.op_type)
+        if self._debug:
+            self._log.debug("job.start", op_type=submit.op_type)
         if job_id in self._cancelled:
-            self._cancelled.discard(job_id)
-            result = pb.JobResult(job_id=job_id, error=protocol.pack_error(Cancelled("cancelled before it ran")))
+            done = Finished({}, [], Cancelled("cancelled before it ran"), (0, 0, 0, 0))
         else:
-            result, self._retire = self._runner.run(submit.op_type, submit, JobControl(self, job_id, submit.deadline))
+            done = self._runner.run(submit, JobControl(self, job_id, submit.deadline))
+        self._retire = done.retire
         self._cancelled.discard(job_id)
         self.slot.end()
-        self.slot.set_status(IDLE)
-        self._send_result(result)
-        if self._log.enabled("debug"):
-            error = result.error.code if result.HasField("error") else None
-            self._log.debug("job.done", op_type=submit.op_type, error=error, execute_ms=result.timings.execute / 1e6)
+        self._send_result(job_id, done)
+        if self._debug:
+            code = done.error.code if done.error else None
+            self._log.debug("job.done", op_type=submit.op_type, error=code, execute_ms=done.timings[2] / 1e6)
         self._log.job_id = 0
 
-    def _send_result(self, result: pb.JobResult) -> None:
+    def _send_result(self, job_id: int, done: Finished) -> None:
+        if done.error is not None:
+            self._socket.send(self._encoder.failure(job_id, done.error, done.timings))
+            return
         try:
-            self.send(job_result=result)
+            self._socket.send(self._encoder.result(job_id, done.outputs, done.timings))
         except ValueError as error:  # larger than a frame may be
             refused = ExecutionError(f"the outputs do not fit in a frame: {error}; give large data as tensors")
-            self._runner.forget(result)
-            self.send(job_result=pb.JobResult(job_id=result.job_id, error=protocol.pack_error(refused)))
+            self._runner.forget(done.handles)
+            self._socket.send(self._encoder.failure(job_id, refused, done.timings))
+
+    def _take_in(self, running: int = 0) -> None:
+        """Look at what has arrived. What ends or frees something is acted upon; the rest waits its turn."""
+        for body in self._socket.poll():
+            message = protocol.read(body)
+            if isinstance(message, pb.JobCancel) and message.job_id == running:
+                self._cancelled.add(running)
+            elif isinstance(message, pb.JobCancel | protocol.Release):
+                self._handle(message)
+            else:
+                self._waiting.append(message)
 
     def look_for_cancel(self, job_id: int) -> bool:
         """Take in what has arrived while ``job_id`` runs; true once its cancellation has."""
         try:
-            for body in self._socket.poll():
-                packet = protocol.decode(body)
-                kind = packet.WhichOneof("body")
-                if kind == "job_cancel" and packet.job_cancel.job_id == job_id:
-                    self._cancelled.add(job_id)
-                elif kind in ("job_cancel", "release"):
-                    self._handle(packet)
-                else:
-                    self._waiting.append(packet)
+            self._take_in(job_id)
         except ProtocolError as error:
             self._fault = error  # not this job's error: it is stopped, and `serve` deals with it
         return job_id in self._cancelled or self._fault is not None

@@ -1,33 +1,82 @@
 """Messages ⇄ bytes, and Python values ⇄ ``Value``. Knows no socket.
 
-The generated classes of ``proto/control.proto`` are used as they are; this module adds what the
-schema can't say: one body per packet, no zero job id, which Python types travel and how.
+The hot messages (JobSubmit, JobProgress, JobResult, Release) go through the core's codec, and are its
+classes. The others, and hot ones in shapes too rare for it, go through the protobuf runtime and the
+generated classes of ``proto/control.proto``. This module adds what the schema can't say: one body per
+packet, what makes no sense in a value, and how errors travel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from vortex_worker._core import codec
+from vortex_worker._core.codec import JobProgress, JobResult, JobSubmit, ObjectHandle, Release, pack, resolve, stage
 from vortex_worker._core.handle import TensorHandle
 from vortex_worker.errors import JOB_ERRORS, ExecutionError, JobError, ProtocolError, ValidationError
 from vortex_worker.ipc import control_pb2 as pb
+
+__all__ = [
+    "PROTOCOL_VERSION",
+    "Encoder",
+    "JobProgress",
+    "JobResult",
+    "JobSubmit",
+    "Message",
+    "ObjectHandle",
+    "Release",
+    "decode",
+    "pack",
+    "pack_error",
+    "printable",
+    "read",
+    "resolve",
+    "stage",
+    "unpack",
+    "unpack_error",
+]  # fmt: skip
 
 PROTOCOL_VERSION = 1
 _PROBLEMS = "problems"  # of a ValidationError's details: one a line
 _MAX_DEPTH = 32  # of nested lists and maps; protobuf's own parser stops at 100 messages
 
+#: What a packet's body may be.
+Message = (
+    JobSubmit | JobProgress | JobResult | Release
+    | pb.Handshake | pb.HandshakeAck | pb.JobCancel | pb.Ping | pb.Pong | pb.Shutdown | pb.Fault
+)  # fmt: skip
+
 #: Gives the value a tensor handle or an object handle stands for.
 Load = Callable[[TensorHandle], Any]
 LoadObject = Callable[[int, str], Any]
-#: Fills a ``pb.Value`` for a value that is not plain data; raises TypeError when it can't travel.
-Save = Callable[[Any, "pb.Value"], None]
+
+
+def read(body: bytes) -> Message:
+    """One frame's body → the message in its packet.
+
+    A hot message whose values make no sense is ``malformed``: that is for whoever acts on it to say.
+
+    Raises:
+        ProtocolError: not a ControlPacket, or one without a body that this version knows.
+    """
+    message = codec.decode(body)
+    return message if message is not None else read_by_runtime(body)
+
+
+def read_by_runtime(body: bytes) -> Message:
+    """``read``, through the protobuf runtime alone."""
+    packet = decode(body)
+    message = getattr(packet, packet.WhichOneof("body") or "")
+    convert = _HOT.get(type(message))
+    hot: Message = message if convert is None else convert(message)
+    return hot
 
 
 def decode(body: bytes) -> pb.ControlPacket:
-    """One frame's body → packet.
+    """One frame's body → packet, as the protobuf runtime's class.
 
     Raises:
         ProtocolError: not a ControlPacket, or one without a body that this version knows.
@@ -48,75 +97,87 @@ class Encoder:
     def __init__(self) -> None:
         self._seq = 0
 
+    def _next(self) -> int:
+        self._seq += 1
+        return self._seq
+
     def encode(self, **body: Any) -> bytes:
         """``encode(ping=pb.Ping(nonce=1))`` → the frame's body."""
-        self._seq += 1
-        frame: bytes = pb.ControlPacket(seq=self._seq, **body).SerializeToString()
+        frame: bytes = pb.ControlPacket(seq=self._next(), **body).SerializeToString()
         return frame
 
+    def submit(
+        self, job_id: int, op_type: str, inputs: dict[str, Any], params: dict[str, Any], deadline: int, save: codec.Save
+    ) -> bytes:
+        """A JobSubmit. ``save``, and errors, as in ``pack``."""
+        return codec.encode_submit(self._next(), job_id, op_type, inputs, params, deadline, save)
 
-# ------------------------------------------------------------------- values
+    def progress(self, job_id: int, step: int, total: int, message: str, preview: TensorHandle | None = None) -> bytes:
+        """A JobProgress."""
+        return codec.encode_progress(self._next(), job_id, step, total, message, preview)
 
+    def result(self, job_id: int, outputs: dict[str, bytes], timings: tuple[int, int, int, int]) -> bytes:
+        """A JobResult of a job that succeeded. ``outputs``: by port, each as ``pack`` gave it."""
+        return codec.encode_result(self._next(), job_id, outputs, timings)
 
-def pack(value: Any, into: pb.Value, save: Save, depth: int = 0) -> None:
-    """Write a Python value into ``into``.
+    def failure(self, job_id: int, error: JobError, timings: tuple[int, int, int, int] = (0, 0, 0, 0)) -> bytes:
+        """A JobResult of a job that failed."""
+        decode, map, execute, save = timings
+        spent = pb.Timings(decode=decode, map=map, execute=execute, save=save)
+        return self.encode(job_result=pb.JobResult(job_id=job_id, error=pack_error(error), timings=spent))
 
-    None, bool, int (64-bit, signed or unsigned), float, str, bytes, list, tuple and dict with str
-    keys are plain data; anything else goes to ``save``.
-
-    Raises:
-        TypeError, ValueError: it can't travel; the message says what it is.
-    """
-    kind = type(value)
-    if kind is TensorHandle:
-        pack_handle(value, into.tensor)
-    elif value is None:
-        into.null = True
-    elif kind is bool:
-        into.boolean = value
-    elif kind is int:
-        _pack_int(value, into)
-    elif kind is float:
-        into.float64 = value
-    elif kind is str:
-        into.text = value
-    elif kind in (bytes, bytearray, memoryview):
-        into.data = bytes(value)
-    elif kind in (list, tuple):
-        _check_depth(depth)
-        into.list.SetInParent()
-        add = into.list.items.add
-        for item in value:
-            pack(item, add(), save, depth + 1)
-    elif isinstance(value, Mapping):
-        _check_depth(depth)
-        into.map.SetInParent()
-        items = into.map.items
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise TypeError(f"a dict's keys must be str, not {type(key).__name__} ({key!r:.40})")
-            pack(item, items[key], save, depth + 1)
-    elif isinstance(value, bool | int | float | str | bytes):  # subclasses, such as an IntEnum or numpy.float64
-        base: type = next(base for base in (bool, int, float, str, bytes) if isinstance(value, base))
-        pack(base(value), into, save, depth)
-    elif isinstance(value, list | tuple):
-        pack(list(value), into, save, depth)
-    else:
-        save(value, into)
+    def release(self, offsets: list[int], objects: list[int]) -> bytes:
+        """A Release."""
+        return codec.encode_release(self._next(), offsets, objects)
 
 
-def _pack_int(value: int, into: pb.Value) -> None:
-    if -(1 << 63) <= value < 1 << 63:
-        into.int64 = value
-    elif 0 <= value < 1 << 64:
-        into.uint64 = value
-    else:
-        raise ValueError(f"{value} does not fit in 64 bits")
+# ------------------------------------------------- hot messages, by the runtime
 
 
-def _check_depth(depth: int) -> None:
-    if depth >= _MAX_DEPTH:
-        raise ValueError(f"lists and dicts are nested deeper than {_MAX_DEPTH}")
+def _submit(message: pb.JobSubmit) -> JobSubmit:
+    try:
+        inputs, params = _values(message.inputs), _values(message.params)
+    except JobError as error:
+        return JobSubmit(message.job_id, message.op_type, {}, {}, message.deadline, error)
+    return JobSubmit(message.job_id, message.op_type, inputs, params, message.deadline)
+
+
+def _result(message: pb.JobResult) -> JobResult:
+    t = message.timings
+    timings = (t.decode, t.map, t.execute, t.save)
+    if message.HasField("error"):
+        return JobResult(message.job_id, {}, unpack_error(message.error), timings)
+    try:
+        return JobResult(message.job_id, _values(message.outputs), None, timings)
+    except JobError as error:
+        return JobResult(message.job_id, {}, None, timings, error)
+
+
+def _progress(message: pb.JobProgress) -> JobProgress:
+    preview = malformed = None
+    if message.HasField("preview"):
+        try:
+            preview = unpack_handle(message.preview)
+        except JobError as error:
+            malformed = error
+    return JobProgress(message.job_id, message.step, message.total, message.message, preview, malformed)
+
+
+def _release(message: pb.Release) -> Release:
+    return Release(list(message.offsets), list(message.objects))
+
+
+_HOT: dict[type, Callable[[Any], Message]] = {
+    pb.JobSubmit: _submit, pb.JobResult: _result, pb.JobProgress: _progress, pb.Release: _release
+}  # fmt: skip
+
+
+def _values(values: Any) -> dict[str, Any]:
+    return {key: unpack(value, _itself, ObjectHandle) for key, value in values.items()}
+
+
+def _itself(handle: TensorHandle) -> TensorHandle:
+    return handle
 
 
 def unpack(value: pb.Value, load: Load, load_object: LoadObject, depth: int = 0) -> Any:
@@ -147,17 +208,6 @@ def unpack(value: pb.Value, load: Load, load_object: LoadObject, depth: int = 0)
 def _check_received_depth(depth: int) -> None:
     if depth >= _MAX_DEPTH:
         raise ProtocolError(f"lists and maps are nested deeper than {_MAX_DEPTH}")
-
-
-def pack_handle(handle: TensorHandle, into: pb.TensorHandle) -> None:
-    """Write a handle into its message."""
-    into.offset = handle.offset
-    into.nbytes = handle.nbytes
-    into.dtype = handle.dtype  # type: ignore[assignment] # proto3 enums are open: any number travels
-    into.shape.extend(handle.shape)
-    if handle.strides is not None:
-        into.strides.extend(handle.strides)
-    into.encoding = handle.encoding  # type: ignore[assignment]
 
 
 def unpack_handle(message: pb.TensorHandle) -> TensorHandle:

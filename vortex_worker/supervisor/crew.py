@@ -1,8 +1,9 @@
 """The workers of one fabric: their life from launch to death.
 
 One thread runs an asyncio loop over every worker's socket, pidfd and log. Callers send their jobs
-from their own threads when a worker is idle; results come in through the loop. ``lock`` guards
-all state, the jobs' (``jobs.py``) too; nothing that can block on a worker is done under it.
+from their own threads when a worker is idle, and read the results of those they wait for
+(``inbox.py``); all else comes in through the loop. ``lock`` guards all state, the jobs' (``jobs.py``)
+too; nothing that can block on a worker is done under it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from vortex_worker._core.process import signal_thread
 from vortex_worker.errors import (
     FabricClosed,
-    JobError,
     LaunchError,
     ProtocolError,
     VortexError,
@@ -26,6 +26,7 @@ from vortex_worker.errors import (
 from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
 from vortex_worker.supervisor.deathwatch import DeathWatch
+from vortex_worker.supervisor.inbox import Inbox
 from vortex_worker.supervisor.jobs import Jobs
 from vortex_worker.supervisor.launcher import Launcher
 from vortex_worker.supervisor.link import Stage, WorkerLink
@@ -78,6 +79,7 @@ class Crew:
         self._close_lock = threading.Lock()
         self.loop = asyncio.new_event_loop()
         self.loop.set_exception_handler(self._unexpected)
+        self.inbox = Inbox(self)
         self.jobs = Jobs(self, memory, queue, grace)
         self.preloads = Preloads(self, preload)
         self._launcher = Launcher(self, config, memory, zygote=zygote)
@@ -85,6 +87,7 @@ class Crew:
         self._deathwatch = DeathWatch(lambda link: self.call(self._on_sign_of_death, link))
         self._thread = threading.Thread(target=self._serve, name="vortex-fabric", daemon=True)
         self._thread.start()
+        self.loop.call_soon_threadsafe(self.inbox.open)
         if self._nursery is not None:
             self.loop.call_soon_threadsafe(self._nursery.open)
         for index in self._places:
@@ -246,7 +249,7 @@ class Crew:
             self._links[link.index] = link
             if self.closing:
                 link.kill()
-        self.loop.add_reader(link.fileno(), self._on_readable, link)
+        self.inbox.add(link)
         self.loop.add_reader(link.process.pidfd, self.on_exit, link)
         self.loop.add_reader(link.process.log_fd, self._on_log, link)
         link.timer = self.loop.call_later(self._start_timeout, self._check_started, link)
@@ -255,43 +258,37 @@ class Crew:
         if not link.read_log():
             self.loop.remove_reader(link.process.log_fd)
 
-    def _on_readable(self, link: WorkerLink) -> None:
-        try:
-            for packet in link.receive():
-                self._handle(link, packet)
-        except (JobError, LaunchError) as error:
-            self.give_up(link, str(error))
-        except OSError:
-            pass  # reset by its death, which the pidfd reports
-        if link.hung_up and link.alive:
-            self.loop.remove_reader(link.fileno())
-            self.kill(link)  # it may have closed the socket and live on; on_exit follows either way
-
-    def _handle(self, link: WorkerLink, packet: pb.ControlPacket) -> None:
+    def handle(self, link: WorkerLink, message: protocol.Message) -> None:
+        """Act on a message. The thread that reads this worker; raises what makes it unfit for more."""
         if link.denial is not None or link.lost:
             return  # whatever it says after that
-        kind = packet.WhichOneof("body")
-        if kind == "job_result":
-            self.jobs.take_result(link, packet.job_result)
-        elif kind == "job_progress":
-            self.jobs.take_progress(link, packet.job_progress)
-        elif kind == "handshake":
-            with self.lock:
-                link.shake_hands(packet.handshake)
-                if link.stage is Stage.LOCKED and link.listener is not None:
-                    self.loop.add_reader(link.listener.fd, self._on_denied, link)
-                if link.stage is Stage.READY:
-                    self._launcher.locked_down()
-                    self._deathwatch.add(link)
-                    if self.preloads.begin(link):
-                        self.prepared(link)
-                started = self.jobs.assign()
-                self.changed.notify_all()
-            self.jobs.send(started)
-        elif kind == "fault":
-            raise ProtocolError(f"it says of our traffic: {protocol.printable(packet.fault.reason, 500)}")
-        elif kind != "pong":
-            raise ProtocolError(f"a supervisor takes no {kind}")
+        match message:
+            case protocol.JobResult():
+                self.jobs.take_result(link, message)
+            case protocol.JobProgress():
+                self.jobs.take_progress(link, message)
+            case pb.Handshake():
+                self._shake_hands(link, message)
+            case pb.Fault():
+                raise ProtocolError(f"it says of our traffic: {protocol.printable(message.reason, 500)}")
+            case pb.Pong():
+                pass
+            case _:
+                raise ProtocolError(f"a supervisor takes no {type(message).__name__}")
+
+    def _shake_hands(self, link: WorkerLink, message: pb.Handshake) -> None:
+        with self.lock:
+            link.shake_hands(message)
+            if link.stage is Stage.LOCKED and link.listener is not None:
+                self.loop.add_reader(link.listener.fd, self._on_denied, link)
+            if link.stage is Stage.READY:
+                self._launcher.locked_down()
+                self._deathwatch.add(link)
+                if self.preloads.begin(link):
+                    self.prepared(link)
+            started = self.jobs.assign()
+            self.changed.notify_all()
+        self.jobs.send(started)
 
     def prepared(self, link: WorkerLink) -> None:
         """A worker has made all that is wanted in advance: it takes jobs, or a place."""
@@ -352,7 +349,7 @@ class Crew:
                 log.warning("worker %s lives: its sign of life was tampered with", link.worker_id)
             return
         self.kill(link)
-        self._last_words(link)
+        self.inbox.last_words(link)
         with self.lock:
             if not self.jobs.rescue(link):
                 return
@@ -368,14 +365,15 @@ class Crew:
             self._deathwatch.remove(link)
             if self._nursery is not None and not self._nursery.knows_end(link):
                 return  # the zygote is about to say how it ended, and then calls this again
-        for fd in (link.fileno(), link.process.log_fd, link.listener.fd if link.listener else -1):
+        self.inbox.remove(link)
+        for fd in (link.process.log_fd, link.listener.fd if link.listener else -1):
             if fd >= 0:
                 self.loop.remove_reader(fd)
         link.dying = True
         self._settled = False
         if link.timer is not None:
             link.timer.cancel()  # it would hold all that the link has
-        self._last_words(link)
+        self.inbox.last_words(link)
         status = link.process.reap()
         link.read_rest()  # where a denied call came from
         with self.lock:
@@ -401,15 +399,6 @@ class Crew:
             said = "\n".join(link.log_tail)
             why = f"worker {link.worker_id} {why}" + (f"; it wrote:\n{said}" if said else "")
             self._launcher.failed(link.index, why, 1 if link.fault or link.denial else status)
-
-    def _last_words(self, link: WorkerLink) -> None:
-        """Results that were sent before the death still count."""
-        try:
-            for packet in link.receive():
-                if packet.WhichOneof("body") == "job_result" and not link.fault and link.denial is None:
-                    self.jobs.take_result(link, packet.job_result)
-        except (JobError, OSError):
-            pass  # its death is reported anyway
 
     def broken(self, error: VortexError) -> None:
         """No worker can be had: fail what waits and what comes."""
@@ -457,8 +446,9 @@ class Crew:
         Idempotent: whoever calls it later, or beside, returns when all is done; one that was
         interrupted may be called again.
         """
-        if threading.current_thread() is self._thread:
-            raise RuntimeError("a fabric can't be closed from a job's callback, which its own thread runs")
+        me = threading.current_thread()
+        if me is self._thread or any(link.reader == me.ident for link in self.links()):
+            raise RuntimeError("a fabric can't be closed from a job's callback: it waits for that to end")
         with self._close_lock:
             if self._thread.is_alive():
                 self._end_all()
@@ -469,6 +459,7 @@ class Crew:
                 self._deathwatch.close()
                 self.call(self.loop.stop)
                 self._thread.join()
+                self.inbox.close()
 
     def _end_all(self) -> None:
         with self.lock:

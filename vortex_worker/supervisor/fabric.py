@@ -9,18 +9,20 @@ import math
 import os
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from vortex_worker.config import HEARTBEAT_MS, LOG_LEVELS, MAX_FRAME, WorkerConfig
 from vortex_worker.errors import ConfigError
+from vortex_worker.ipc import protocol
 from vortex_worker.supervisor.crew import Crew
 from vortex_worker.supervisor.job import Job, monotonic_deadline
 from vortex_worker.supervisor.memory import Memory
 from vortex_worker.supervisor.objects import ObjectRef
 from vortex_worker.supervisor.preload import works
-from vortex_worker.supervisor.task import Task, Work, stage
+from vortex_worker.supervisor.task import Task, Work
 from vortex_worker.supervisor.vigil import Limits
 
 if TYPE_CHECKING:
@@ -180,21 +182,43 @@ class Fabric:
             OutOfArena: no room for the inputs.
             TypeError, ValueError: a value that can't be sent.
         """
+        return self._submit(
+            op_type, inputs, params, deadline=deadline, retries=retries, priority=priority, block=block, timeout=timeout
+        )
+
+    def _submit(
+        self,
+        op_type: str,
+        inputs: Mapping[str, Any] | None,
+        params: Mapping[str, Any] | None,
+        *,
+        deadline: float | None = None,
+        retries: int = 1,
+        priority: int = 0,
+        block: bool = True,
+        timeout: float | None = None,
+        attended: bool = False,
+    ) -> Job:
         tensors: list[tuple[TensorHandle, Any]] = []
         refs: list[ObjectRef] = []
 
-        def place(value: Any) -> TensorHandle:
-            from vortex_worker.bridge import client
+        def place(value: Any) -> TensorHandle | ObjectRef:
+            if isinstance(value, ObjectRef):
+                refs.append(value)
+                return value
+            placed: tuple[TensorHandle, Any] = self._client.place(self._memory.arena, value, self._memory.allocate)
+            tensors.append(placed)
+            return placed[0]
 
-            handle, kept = client.place(self._memory.arena, value, self._memory.allocate)
-            tensors.append((handle, kept))
-            return handle
-
-        work = Work(op_type, stage(inputs or {}, place, refs), stage(params or {}, place, refs), tensors, refs)
-        work = self._crew.preloads.find(work)
-        job = Job(self._crew.jobs.next_id(), op_type, self._crew.jobs.cancel)
+        staged = protocol.stage(inputs or {}, place), protocol.stage(params or {}, place)
+        work = self._crew.preloads.find(Work(op_type, *staged, tensors, refs))
+        job = Job(self._crew.jobs.next_id(), op_type, self._crew.jobs.cancel, self._crew.jobs.attend)
         task = Task(job, work, deadline=monotonic_deadline(deadline), retries=retries, priority=_whole(priority))
-        self._crew.jobs.submit(task, block=block, timeout=timeout)
+        try:
+            self._crew.jobs.submit(task, attended=attended, block=block, timeout=timeout)
+        except BaseException:  # Ctrl-C: a worker may have got it, and nobody else knows of it
+            job.cancel()
+            raise
         return job
 
     def run(
@@ -205,7 +229,7 @@ class Fabric:
         **options: Any,
     ) -> dict[str, Any]:
         """Run one node and wait: its outputs by port. Tensors are zero-copy views. As ``submit`` otherwise."""
-        job = self.submit(op_type, inputs, params, **options)
+        job = self._submit(op_type, inputs, params, attended=True, **options)
         try:
             return job.result()
         except BaseException:  # Ctrl-C as much as an error: nobody waits for it any more
@@ -256,19 +280,23 @@ class Fabric:
 
     # -------------------------------------------------------------- tensors
 
+    @cached_property
+    def _client(self) -> Any:
+        from vortex_worker.bridge import client  # and torch, with the first tensor
+
+        return client
+
     def empty(self, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.Tensor:
         """An uninitialised tensor in shared memory: fill it, and give it to jobs without a copy."""
         self._crew.check_open()
-        from vortex_worker.bridge import client
-
-        return client.empty(self._memory.arena, shape, dtype, self._memory.allocate)
+        tensor: torch.Tensor = self._client.empty(self._memory.arena, shape, dtype, self._memory.allocate)
+        return tensor
 
     def tensor(self, value: Any) -> torch.Tensor:
         """A copy of ``value`` (tensor, array or list) in shared memory."""
         self._crew.check_open()
-        from vortex_worker.bridge import client
-
-        return client.copy(self._memory.arena, value, self._memory.allocate)
+        tensor: torch.Tensor = self._client.copy(self._memory.arena, value, self._memory.allocate)
+        return tensor
 
     # -------------------------------------------------------------- workers
 

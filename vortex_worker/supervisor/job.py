@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vortex_worker.errors import VortexError
 
 if TYPE_CHECKING:
+    from vortex_worker.supervisor.link import WorkerLink
     from vortex_worker.supervisor.outputs import Outputs, Stored
 
 log = logging.getLogger("vortex_worker")
@@ -44,7 +45,13 @@ class Timings(NamedTuple):
 class Job:
     """One submitted job. Made by ``Fabric.submit``; safe to use from any thread."""
 
-    def __init__(self, job_id: int, op_type: str, cancel: Callable[[Job], None]) -> None:
+    def __init__(
+        self,
+        job_id: int,
+        op_type: str,
+        cancel: Callable[[Job], None],
+        attend: Callable[[Job, float | None], None] = lambda job, timeout: None,
+    ) -> None:
         self.id = job_id
         self.op_type = op_type
         self.state = JobState.QUEUED
@@ -57,6 +64,8 @@ class Job:
         #: How many times it was started.
         self.attempts = 0
         self._cancel = cancel
+        self._attend = attend
+        self._runner: WorkerLink | None = None  # that was given it last
         self._ended = threading.Lock()
         self._ended.acquire()
         self._callbacks: list[Callable[[Job], None]] = []
@@ -83,6 +92,11 @@ class Job:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for its end, ``timeout`` seconds at most. Returns whether it has ended."""
+        if self._runner is not None and not self.done() and (timeout is None or timeout > 0):
+            begun = time.monotonic()
+            self._attend(self, timeout)
+            if timeout is not None:
+                timeout -= time.monotonic() - begun
         if not self._ended.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
             return False
         self._ended.release()
@@ -116,7 +130,7 @@ class Job:
         return None if preview is None else preview.load()
 
     def add_done_callback(self, callback: Callable[[Job], None]) -> None:
-        """Call ``callback(job)`` at its end, at once if it has ended. From the fabric's thread: be brief."""
+        """Call ``callback(job)`` at its end, at once if it has ended. From the thread that learns of it: be brief."""
         with self._guard:
             if not self.done():
                 self._callbacks.append(callback)
@@ -124,7 +138,7 @@ class Job:
         self._call(callback)
 
     def on_progress(self, callback: Callable[[Job], None]) -> None:
-        """Call ``callback(job)`` at each progress report. From the fabric's thread: be brief."""
+        """Call ``callback(job)`` at each progress report. From the thread that learns of it: be brief."""
         self._watchers.append(callback)
 
     # ---- the fabric's side

@@ -62,8 +62,10 @@ class Jobs:
         """A job id, never used before in this fabric."""
         return next(self._ids)
 
-    def submit(self, task: Task, *, block: bool = True, timeout: float | None = None) -> None:
+    def submit(self, task: Task, *, attended: bool = False, block: bool = True, timeout: float | None = None) -> None:
         """Queue a task, or send it at once where a worker is idle.
+
+        ``attended``: the caller will wait for it now, and so read its worker's answer.
 
         Raises:
             FabricClosed, LaunchError: it can never run.
@@ -82,7 +84,7 @@ class Jobs:
             self._tasks[task.job.id] = task
             self._scheduler.add(task)
             started = self.assign()
-        self.send(started)
+        self.send(started, attended=task if attended else None)
         if task.deadline:
             self._crew.call(self._arm_deadline, task)
 
@@ -97,9 +99,16 @@ class Jobs:
                 self._scheduler.remove(task)
                 self.finish(task, error=Cancelled("cancelled before it ran"))
                 return
+        self._crew.inbox.watch(link)  # who was to read its answer may be gone
         self._crew.send_or_lose(link, job_cancel=pb.JobCancel(job_id=job.id))
         error = Cancelled(f"cancelled; the node did not stop within {self._grace} s and its worker was killed")
         self._crew.call(self._crew.loop.call_later, self._grace, self._end_by_force, task, error)
+
+    def attend(self, job: Job, timeout: float | None) -> None:
+        """Read its worker's answer from here. See ``Inbox.attend``."""
+        link = job._runner
+        if link is not None:
+            self._crew.inbox.attend(link, job, timeout)
 
     def drain(self, timeout: float | None) -> None:
         """Take no more jobs, and wait until those there are have ended. TimeoutError: they have not."""
@@ -127,9 +136,11 @@ class Jobs:
                 self._rebuild(task, lost, link)
                 continue
             link.task = task
-            task.job.attempts += 1
-            task.job.worker = link.worker_id
-            task.job.state = JobState.RUNNING
+            job = task.job
+            job.attempts += 1
+            job.worker = link.worker_id
+            job._runner = link
+            job.state = JobState.RUNNING
             started.append((link, task))
         if started:
             self._changed.notify_all()
@@ -139,18 +150,15 @@ class Jobs:
         """Locked. A worker takes jobs from now on."""
         self._scheduler.free(link)
 
-    def send(self, started: Started) -> None:
-        """Tell the workers of the tasks that they were given."""
+    def send(self, started: Started, attended: Task | None = None) -> None:
+        """Tell the workers of the tasks that they were given, and have the answers read, but of ``attended``."""
         for link, task in started:
             try:
-                message = task.work.message(task.job.id, task.deadline, link)
+                link.submit(task)
+                if task is not attended:
+                    self._crew.inbox.watch(link)
             except (TypeError, ValueError) as error:
                 self._reject(link, task, ValidationError(f"{task.work.op_type}: {error}"))
-                continue
-            try:
-                link.send(job_submit=message)
-            except ValueError as error:
-                self._reject(link, task, ValidationError(f"{task.work.op_type}: {error}; give large data as tensors"))
             except OSError as error:
                 self._crew.call(self._crew.give_up, link, f"it does not read its socket: {error}")
 
@@ -182,23 +190,26 @@ class Jobs:
 
     def _requeue(self, task: Task) -> None:
         task.job.state = JobState.QUEUED
+        task.job._runner = None
         self._scheduler.add(task, first=True)
 
     # ------------------------------------------------- what a worker answers
 
-    def take_progress(self, link: WorkerLink, message: pb.JobProgress) -> None:
+    def take_progress(self, link: WorkerLink, message: protocol.JobProgress) -> None:
         """Raises ProtocolError, InvalidHandle: the worker has no such job, or its preview can't be believed."""
         task = link.task
         if task is None or message.job_id != task.job.id:
             raise ProtocolError(f"progress of job {message.job_id}, which this worker does not run")
         preview = None
-        if message.HasField("preview"):
-            preview = Stored.receive(protocol.unpack_handle(message.preview), task.work, link, self._arena)
+        if message.malformed is not None:
+            raise message.malformed
+        if message.preview is not None:
+            preview = Stored.receive(message.preview, task.work, link, self._arena)
         task.job._report(Progress(message.step, message.total, protocol.printable(message.message, 1000)), preview)
         if preview is not None:
             self._crew.release(link)  # the one before, if nobody looks at it
 
-    def take_result(self, link: WorkerLink, message: pb.JobResult) -> None:
+    def take_result(self, link: WorkerLink, message: protocol.JobResult) -> None:
         """End the job of a worker.
 
         Raises:
@@ -209,10 +220,8 @@ class Jobs:
             if task is None or message.job_id != task.job.id:
                 raise ProtocolError(f"a result of job {message.job_id}, which this worker does not run")
             outputs: Outputs | None = None
-            error: VortexError | None = None
-            if message.HasField("error"):
-                error = protocol.unpack_error(message.error)
-            else:
+            error: VortexError | None = message.error
+            if error is None:
                 try:
                     outputs = Outputs.receive(message, task.work, link, self._arena)
                 except JobError as bad:
@@ -223,8 +232,7 @@ class Jobs:
             link.jobs_done += 1
             if link.retiring:
                 self._crew.call(self._crew.dismiss, link)
-            t = message.timings
-            task.job.timings = Timings(t.decode, t.map, t.execute, t.save)
+            task.job.timings = Timings(*message.timings)
             if isinstance(error, ObjectLost) and task.retries > 0 and task.work.refs:
                 # The worker dropped what it could, for memory was short: make it again, and try again.
                 task.retries -= 1
@@ -250,7 +258,7 @@ class Jobs:
         batch = Rebuild(task, len(lost))
         for ref in lost:
             assert ref.lineage is not None
-            rebuild = Task(Job(self.next_id(), ref.lineage.op_type, self.cancel), ref.lineage, pinned=link)
+            rebuild = Task(Job(self.next_id(), ref.lineage.op_type, self.cancel, self.attend), ref.lineage, pinned=link)
             self.pin(rebuild)
             rebuild.job.add_done_callback(partial(self._rebuilt, batch, ref))
 

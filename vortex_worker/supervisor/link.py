@@ -1,7 +1,7 @@
 """One worker as the supervisor knows it: process, socket, lease, slot, and what it is doing.
 
 Everything that comes from the worker is checked here before anything believes it. Methods run
-under the fabric's lock, except ``send`` (its own lock) and ``receive`` (the fabric's thread).
+under the fabric's lock, except those that send (a lock of their own) and those that receive (``reading``).
 """
 
 from __future__ import annotations
@@ -84,7 +84,10 @@ class WorkerLink:
         self.memory = 0  # bytes of its own when it became ready
         self.ended = False  # the pidfd says so
         self.jobs_done = 0
+        self.reading = threading.Lock()  # who holds it reads the socket and acts on what it gets; see inbox.py
+        self.reader = 0  # the thread that does so while it waits for a job
         self._socket = FrameSocket(process.socket_fd, config.max_frame)
+        self._socket.spin()
         self._send_lock = threading.Lock()
         self._encoder = protocol.Encoder()
         self._lines = LineReader(self._log_line)
@@ -118,14 +121,25 @@ class WorkerLink:
 
         Raises:
             OSError: the worker is gone, or not reading.
-            ValueError: the packet is larger than a frame may be.
         """
         with self._send_lock:
-            frame = self._encoder.encode(**body)
-            if self._socket.closed:  # it died after it was chosen
-                raise ConnectionResetError(f"worker {self.worker_id} is gone")
             self._send_releases()
-            self._socket.send(frame, timeout=_SEND_TIMEOUT)
+            self._send(self._encoder.encode(**body))
+
+    def submit(self, task: Task) -> None:
+        """Send a job; releases that have come up go first.
+
+        Raises:
+            OSError: the worker is gone, or not reading.
+            TypeError, ValueError: a value that can't travel, or more than a frame may hold.
+        """
+        with self._send_lock:
+            frame = task.work.message(self._encoder, task.job.id, task.deadline, self)
+            self._send_releases()
+            try:
+                self._send(frame)
+            except ValueError as error:
+                raise ValueError(f"{error}; give large data as tensors") from None
 
     def flush_releases(self) -> None:
         """Tell the worker what is no longer needed, if there is any."""
@@ -136,13 +150,17 @@ class WorkerLink:
         if self.lease.dropped or self.dropped_objects:
             offsets = self.lease.collect()
             objects = [self.dropped_objects.popleft() for _ in range(len(self.dropped_objects))]
-            frame = self._encoder.encode(release=pb.Release(offsets=offsets, objects=objects))
-            self._socket.send(frame, timeout=_SEND_TIMEOUT)
+            self._send(self._encoder.release(offsets, objects))
+
+    def _send(self, frame: bytes) -> None:
+        if self._socket.closed:  # it died after it was chosen
+            raise ConnectionResetError(f"worker {self.worker_id} is gone")
+        self._socket.send(frame, timeout=_SEND_TIMEOUT)
 
     # ---- in
 
-    def receive(self) -> list[pb.ControlPacket]:
-        """Whatever packets have come in.
+    def receive(self) -> list[protocol.Message]:
+        """Whatever messages have come in.
 
         Raises:
             ProtocolError: bytes that are no packets.
@@ -153,7 +171,25 @@ class WorkerLink:
             descriptor = self._socket.peek_descriptor()
             if descriptor >= 0:
                 self.listener = Listener(descriptor)
-        return [protocol.decode(body) for body in self._socket.poll()]
+        return [protocol.read(body) for body in self._socket.poll()]
+
+    def wait(self, timeout: float | None) -> protocol.Message | None:
+        """The next message; None: there are no more. Raises as ``receive``, and TimeoutError, an OSError."""
+        try:
+            body = self._socket.recv(timeout)
+        except ValueError:  # it was closed
+            return None
+        return None if body is None else protocol.read(body)
+
+    @property
+    def received(self) -> int:
+        """Packets taken from the socket."""
+        return self._socket.taken
+
+    @property
+    def buffered(self) -> bool:
+        """Whether bytes have come that were not looked at."""
+        return self._socket.buffered > 0
 
     @property
     def hung_up(self) -> bool:
@@ -239,6 +275,7 @@ class WorkerLink:
         """End the process. What follows, follows from its exit."""
         self.dying = True
         self.process.kill()
+        self._socket.stop_receiving()  # wakes who waits for an answer
 
     def describe(self) -> dict[str, Any]:
         """What it is and does, as plain data."""

@@ -5,6 +5,7 @@ The fabric's thread takes a result in without torch; the caller's thread that re
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from vortex_worker._core.handle import TensorHandle
@@ -13,14 +14,22 @@ from vortex_worker.ipc import protocol
 from vortex_worker.supervisor.objects import ObjectRef
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from vortex_worker._core.arena import Arena
-    from vortex_worker.ipc import control_pb2 as pb
     from vortex_worker.supervisor.link import WorkerLink
     from vortex_worker.supervisor.task import Work
 
 _ENCODING_RAW = 0
 #: Types of data that are not objects: a worker can't pass one off as a reference.
 _MAX_TYPE_NAME = 128
+
+
+@cache
+def _bridge() -> ModuleType:
+    from vortex_worker.bridge import tensor  # and torch, with the first tensor
+
+    return tensor
 
 
 class Stored:
@@ -52,9 +61,7 @@ class Stored:
             from vortex_worker.bridge.arrow import ArrowBridge
 
             return ArrowBridge().arrow_to_tensor(self._arena.buffer(self.handle.offset, self.handle.nbytes, self.owner))
-        from vortex_worker.bridge.tensor import view
-
-        return view(self._arena, self.handle, self.owner)
+        return _bridge().view(self._arena, self.handle, self.owner)
 
 
 class Outputs:
@@ -66,7 +73,7 @@ class Outputs:
         self.objects = objects
 
     @classmethod
-    def receive(cls, result: pb.JobResult, work: Work, link: WorkerLink, arena: Arena) -> Outputs:
+    def receive(cls, result: protocol.JobResult, work: Work, link: WorkerLink, arena: Arena) -> Outputs:
         """Check everything in ``result`` and take ownership of what it hands over.
 
         Raises:
@@ -85,10 +92,13 @@ class Outputs:
             objects.append(ref)
             return ref
 
-        values = {port: protocol.unpack(value, load, load_object) for port, value in result.outputs.items()}
+        if result.malformed is not None:
+            raise result.malformed
+        values = protocol.resolve(result.outputs, load, load_object)
         outputs = cls(values, objects)
-        for port, value in values.items():
-            _note_lineage(value, (port,), work)
+        if objects:
+            for port, value in values.items():
+                _note_lineage(value, (port,), work)
         return outputs
 
     def share(self) -> Outputs:

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from vortex_worker.errors import ConfigError, LaunchError
+from vortex_worker.ipc import protocol
 from vortex_worker.supervisor.job import Job
-from vortex_worker.supervisor.task import Task, Work, stage
+from vortex_worker.supervisor.task import Task, Work
 
 if TYPE_CHECKING:
     from vortex_worker.supervisor.crew import Crew
@@ -72,7 +73,7 @@ def works(value: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Work]:
         for op_type, params in value:
             if not isinstance(op_type, str) or not isinstance(params, Mapping):
                 raise TypeError(f"({op_type!r:.80}, {params!r:.80})")
-            found.append(Work(op_type, {}, stage(params, _refuse, []), everywhere=True))
+            found.append(Work(op_type, {}, protocol.stage(params, _refuse), everywhere=True))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"preload takes pairs of an op type and its params as plain data, not {error}") from None
     return found

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vortex_worker._core.handle import TensorHandle
 from vortex_worker.errors import InvalidHandle, VortexError
-from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
 from vortex_worker.supervisor.job import Job
 from vortex_worker.supervisor.objects import ObjectRef
 
 if TYPE_CHECKING:
     from asyncio import TimerHandle
-    from collections.abc import Callable
 
     from vortex_worker.supervisor.link import WorkerLink
 
@@ -39,22 +37,20 @@ class Work:
     everywhere: bool = False
     _spans: list[_Span] = field(default_factory=list)  # of the tensors, by where they start; made when asked for
 
-    def message(self, job_id: int, deadline: int, worker: WorkerLink) -> pb.JobSubmit:
-        """The message to send to ``worker``: objects have the ids that they have there."""
+    def message(self, encoder: protocol.Encoder, job_id: int, deadline: int, worker: WorkerLink) -> bytes:
+        """The JobSubmit to send to ``worker``: objects have the ids that they have there.
 
-        def name_object(value: Any, into: pb.Value) -> None:
+        Raises:
+            TypeError, ValueError: a value that can't travel.
+        """
+
+        def name_object(value: Any) -> protocol.ObjectHandle:
             number = value.id_in(worker) if isinstance(value, ObjectRef) else None
             if number is None:
                 raise TypeError(f"{type(value).__name__} can't be sent to a worker")
-            into.object.id = number
-            into.object.type = value.type
+            return protocol.ObjectHandle(number, value.type)
 
-        submit = pb.JobSubmit(job_id=job_id, op_type=self.op_type, deadline=deadline)
-        for port, value in self.inputs.items():
-            protocol.pack(value, submit.inputs[port], name_object)
-        for name, value in self.params.items():
-            protocol.pack(value, submit.params[name], name_object)
-        return submit
+        return encoder.submit(job_id, self.op_type, self.inputs, self.params, deadline, name_object)
 
     def input_covering(self, offset: int) -> str:
         """The input port whose tensor covers ``offset`` of the arena, or ""."""
@@ -73,6 +69,9 @@ class Work:
         """
         if not self.tensors:
             return None
+        mine, tensor = self.tensors[0]
+        if mine.covers(handle) and handle.nbytes:  # as in most jobs
+            return tensor
         if not self._spans:
             self._spans = _by_start(self.tensors)
         before = bisect_right(self._spans, handle.offset, key=lambda span: span.start)
@@ -122,22 +121,6 @@ class Task:
     ending: VortexError | None = None
     #: Of its deadline.
     timer: TimerHandle | None = None
-
-
-def stage(value: Any, place: Callable[[Any], TensorHandle], refs: list[ObjectRef], depth: int = 0) -> Any:
-    """A copy of ``value`` in which ``place`` made each tensor a handle; objects are noted in ``refs``."""
-    if value is None or isinstance(value, bool | int | float | str | bytes | bytearray | memoryview):
-        return value
-    if isinstance(value, ObjectRef):
-        refs.append(value)
-        return value
-    if isinstance(value, Mapping | list | tuple):
-        if depth > 32:
-            raise ValueError("lists and dicts are nested deeper than 32")
-        if isinstance(value, Mapping):
-            return {key: stage(item, place, refs, depth + 1) for key, item in value.items()}
-        return [stage(item, place, refs, depth + 1) for item in value]
-    return place(value)
 
 
 def _handles(value: Any) -> Iterator[TensorHandle]:

@@ -49,6 +49,7 @@ class Vigil:
                 self._check_activity(link)
             if self._limits.memory_growth:
                 self._check_memory(link)
+            self._crew.inbox.watch(link)
             if link.idle:
                 self._crew.release(link)
         if not self._crew.closing:

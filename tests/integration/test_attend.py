@@ -1,0 +1,172 @@
+"""Who waits for a job reads its worker's answer: whoever that is, and however the wait ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from conftest import SETTINGS, started, until
+
+import vortex_worker as vw
+from vortex_worker.errors import FabricClosed
+
+
+def test_several_threads_wait_for_one_job(fabric, gate):
+    job = started(fabric.submit("Gate", {"gate": gate}))
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(job.exception())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    gate.fill_(1)
+    for thread in threads:
+        thread.join(60)
+    assert results == [None] * 4
+
+
+def test_a_job_whose_waiter_has_left_ends_all_the_same(single):
+    gate = single.tensor([0])
+    job = started(single.submit("Gate", {"gate": gate}))
+    ended = []
+    job.add_done_callback(ended.append)
+    with pytest.raises(TimeoutError):
+        job.result(timeout=0.05)
+    gate.fill_(1)
+    until(lambda: ended, "the end of a job that nobody waits for")
+    assert job.exception(0) is None
+
+
+def test_a_queued_job_ends_after_the_one_that_somebody_waits_for(single):
+    gate = single.tensor([0])
+    first = started(single.submit("Gate", {"gate": gate}))
+    second = single.submit("Identity", {"tensor": 2})
+    ended = []
+    second.add_done_callback(ended.append)
+    threading.Timer(0.05, gate.fill_, [1]).start()
+    assert first.exception() is None
+    until(lambda: ended, "the job behind it")
+    assert second.result()["tensor"] == 2
+
+
+def test_waiters_and_others_share_the_workers(fabric):
+    """Calls that wait, jobs that are collected later, and progress in between: each gets its own."""
+    wrong = []
+
+    def wait(base):
+        for number in range(base, base + 60):
+            if fabric.run("Identity", {"tensor": number})["tensor"] != number:
+                wrong.append(number)
+
+    def collect(base):
+        for start in range(base, base + 60, 10):
+            jobs = [fabric.submit("Identity", {"tensor": number}) for number in range(start, start + 10)]
+            wrong.extend(j for n, j in enumerate(jobs, start) if j.result()["tensor"] != n)
+
+    def report(base):
+        for number in range(1, 11):
+            if fabric.run("Steps", params={"steps": number})["steps"] != number:
+                wrong.append(number)
+
+    threads = [
+        threading.Thread(target=what, args=(1000 * n,)) for n, what in enumerate([wait, wait, collect, collect, report])
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not any(thread.is_alive() for thread in threads)
+    assert wrong == []
+
+
+def test_a_waiter_whose_worker_dies_gets_the_result_of_the_next():
+    with vw.Fabric(1, **SETTINGS) as fabric:
+        fabric.wait_ready(60)
+        gate = fabric.tensor([0])
+        results = []
+        waiter = threading.Thread(target=lambda: results.append(fabric.run("Gate", {"gate": gate}, retries=1)))
+        waiter.start()
+        victim = until(lambda: next((w["pid"] for w in fabric.workers() if w["job"]), None), "the job")
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: any(w["job"] and w["pid"] != victim for w in fabric.workers()), "the second try")
+        gate.fill_(1)
+        waiter.join(60)
+        assert len(results) == 1
+
+
+def test_closing_ends_the_wait():
+    with vw.Fabric(1, **SETTINGS) as fabric:
+        fabric.wait_ready(60)
+        gate = fabric.tensor([0])
+        told = []
+
+        def wait():
+            try:
+                fabric.run("Gate", {"gate": gate})
+            except FabricClosed as error:
+                told.append(error)
+
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        until(lambda: any(worker["job"] for worker in fabric.workers()), "the job")
+        fabric.close()
+        waiter.join(60)
+        assert len(told) == 1
+
+
+def test_a_fabric_is_not_closed_from_a_callback_whichever_thread_runs_it():
+    with vw.Fabric(1, **SETTINGS) as fabric:
+        gate = fabric.tensor([0])
+        job = started(fabric.submit("Gate", {"gate": gate}))
+        told = []
+
+        def close(job):
+            try:
+                fabric.close()
+            except RuntimeError as error:
+                told.append(error)
+
+        job.add_done_callback(close)
+        threading.Timer(0.05, gate.fill_, [1]).start()
+        assert job.exception() is None  # this thread reads it
+        until(lambda: told, "the refusal")
+        assert fabric.run("Identity", {"tensor": 1})["tensor"] == 1
+
+
+INTERRUPTED = """
+import os, signal, sys, threading
+import vortex_worker as vw
+
+with vw.Fabric(1, standby=0, custom_nodes=sys.argv[1], threads=1, grace=30) as fabric:
+    fabric.wait_ready(60)
+    worker = fabric.workers()[0]["pid"]
+    for _ in range(3):
+        def interrupt():
+            while not fabric.workers()[0]["job"]:
+                pass
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=interrupt).start()
+        try:
+            fabric.run("Sleep", params={"seconds": 3600.0})
+        except KeyboardInterrupt:
+            print("interrupted")
+        print(fabric.run("Identity", {"tensor": 5})["tensor"], fabric.workers()[0]["pid"] == worker)
+"""
+
+
+def test_ctrl_c_ends_the_wait_and_cancels_the_job_and_the_worker_lives():
+    command = [sys.executable, "-P", "-c", INTERRUPTED, str(SETTINGS["custom_nodes"])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "interrupted\n5 True\n" * 3
+
+
+def test_what_an_idle_worker_says_unasked_is_heard(single):
+    """A worker that a caller read last is watched again by and by: one that hangs up then is replaced."""
+    for number in range(5):
+        assert single.run("Identity", {"tensor": number})["tensor"] == number
+    before = single.workers()[0]["pid"]
+    os.kill(before, signal.SIGKILL)
+    until(lambda: all(w["pid"] != before and w["stage"] == "ready" for w in single.workers()), "another worker")
+    assert single.run("Identity", {"tensor": 6})["tensor"] == 6

@@ -1,0 +1,137 @@
+"""What workers say, and who reads it: the fabric's thread, or a caller who waits for that worker's job.
+
+A caller who waits would else be woken by the fabric's thread, which the kernel has woken first: two wakes
+where one will do. So whoever holds a link's ``reading`` lock reads its socket and acts on what it gets.
+The fabric's thread finds out which sockets are readable by an epoll of its own, in which each is watched
+for one event at a time (EPOLLONESHOT); a socket that a caller reads is left alone. The rule that keeps a
+message from lying unread: a link that runs a job is watched, or somebody holds its lock and will have it
+watched when leaving. ``Vigil`` has idle ones watched, so that what a worker says unasked is heard, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from vortex_worker.errors import JobError, LaunchError
+from vortex_worker.ipc import protocol
+
+if TYPE_CHECKING:
+    from vortex_worker.supervisor.crew import Crew
+    from vortex_worker.supervisor.job import Job
+    from vortex_worker.supervisor.link import WorkerLink
+
+_ONCE = select.EPOLLIN | select.EPOLLONESHOT
+_HANDOVER = 1.0  # s that a caller has to leave a worker that has died
+
+
+class Inbox:
+    """The sockets of one fabric's workers."""
+
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
+        self._epoll = select.epoll()
+        self._links: dict[int, WorkerLink] = {}
+
+    # ------------------------------------------------------- the fabric's thread
+
+    def open(self) -> None:
+        """Begin."""
+        self._crew.loop.add_reader(self._epoll.fileno(), self._on_readable)
+
+    def close(self) -> None:
+        """When the fabric's thread has ended."""
+        self._epoll.close()
+
+    def add(self, link: WorkerLink) -> None:
+        """Read a new worker's socket."""
+        self._links[link.fileno()] = link
+        self._epoll.register(link.fileno(), _ONCE)
+
+    def remove(self, link: WorkerLink) -> None:
+        """Read it no more. Idempotent."""
+        if self._links.get(link.fileno()) is link:
+            del self._links[link.fileno()]
+            self._epoll.unregister(link.fileno())
+
+    def _on_readable(self) -> None:
+        for fd, _ in self._epoll.poll(0):
+            link = self._links.get(fd)
+            if link is not None:
+                self._read(link)
+
+    def _read(self, link: WorkerLink) -> None:
+        """Act on all that is here, unless a caller is doing so."""
+        if not link.reading.acquire(blocking=False):
+            return  # and has it watched when leaving
+        try:
+            for message in link.receive():
+                self._crew.handle(link, message)
+        except (JobError, LaunchError) as error:
+            self._crew.give_up(link, str(error))
+        except OSError:
+            pass  # reset by its death, which the pidfd reports
+        finally:
+            link.reading.release()
+        if link.hung_up and link.alive:
+            self.remove(link)
+            self._crew.kill(link)  # it may have closed the socket and live on; on_exit follows either way
+        self.watch(link)
+
+    def last_words(self, link: WorkerLink) -> None:
+        """Results that were sent before a death still count."""
+        if not link.reading.acquire(timeout=_HANDOVER):  # who waits there was woken: by `kill`, or the stream's end
+            return
+        try:
+            for message in link.receive():
+                if isinstance(message, protocol.JobResult) and not link.fault and link.denial is None:
+                    self._crew.jobs.take_result(link, message)
+        except (JobError, OSError):
+            pass  # its death is reported anyway
+        finally:
+            link.reading.release()
+
+    # ---------------------------------------------------------------- any thread
+
+    def watch(self, link: WorkerLink) -> None:
+        """Have the fabric's thread read it when there is something, now or later."""
+        fd = link.fileno()
+        if self._links.get(fd) is link:
+            with contextlib.suppress(OSError, ValueError):  # it was removed meanwhile, or the fabric closed
+                self._epoll.modify(fd, _ONCE)
+
+    def attend(self, link: WorkerLink, job: Job, timeout: float | None) -> None:
+        """Read for ``job``, which ``link`` runs, until it ends or is run by another, or ``timeout`` s have passed.
+
+        May return earlier: somebody else reads it, or its worker died. Then the end of the job is to be waited for.
+        """
+        if not link.reading.acquire(blocking=False):
+            return
+        link.reader = threading.get_ident()
+        handled = link.received
+        until = None if timeout is None else time.monotonic() + timeout
+        try:
+            while (task := link.task) is not None and task.job is job and not job.done():
+                message = link.wait(None if until is None else until - time.monotonic())
+                if message is None:
+                    break
+                self._crew.handle(link, message)
+                handled += 1
+        except (JobError, LaunchError) as error:
+            self._crew.call(self._crew.give_up, link, str(error))
+        except OSError:
+            pass  # the time is up; or it was reset by its death, which the pidfd reports
+        except BaseException:  # Ctrl-C
+            if link.received != handled:
+                self._crew.call(self._crew.give_up, link, "its answer was lost: who read it was interrupted")
+            raise
+        finally:
+            link.reader = 0
+            link.reading.release()
+            if link.buffered:
+                self._crew.call(self._read, link)  # nothing more may come, and so no event
+            elif link.task is not None:
+                self.watch(link)
