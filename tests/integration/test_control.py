@@ -7,10 +7,10 @@ import time
 
 import pytest
 import torch
-from conftest import SETTINGS, pid_of, started, until
+from conftest import SETTINGS, gone, pid_of, started, until
 
 import vortex_worker as vw
-from vortex_worker.errors import ExecutionError, FabricClosed, LaunchError, WorkerLost
+from vortex_worker.errors import Cancelled, DeadlineExceeded, ExecutionError, FabricClosed, LaunchError, WorkerLost
 
 
 def test_a_higher_priority_overtakes_what_waits():
@@ -196,3 +196,40 @@ def test_a_far_deadline_keeps_no_outputs():
             fabric.run("Scale", {"tensor": torch.ones(4)}, {"factor": 2.0}, deadline=3600.0)
         (lease,) = [lease for lease in fabric._memory._leases if lease.held]
         until(lambda: not fabric.run("Identity", {"tensor": 7}) or not lease.live, "the return of every handle")
+
+
+def test_a_job_is_cancelled_at_every_stage():
+    """Before there is a worker; where it waits for a lost object; stuck in native code with Python's lock held."""
+    with vw.Fabric(1, **SETTINGS) as fabric:
+        early = fabric.submit("Identity", {"tensor": 1})
+        early.cancel()
+        assert isinstance(early.exception(60), Cancelled)
+        assert early.attempts == 0
+
+        box = fabric.run("MakeSlowBox", {"gate": fabric.tensor([1.0])})["box"]
+        gate = fabric.tensor([0.0])
+        slow = fabric.submit("MakeSlowBox", {"gate": gate})
+        gate.fill_(1.0)
+        box = slow.result(60)["box"]
+        gate.fill_(0.0)  # to be made again, it takes until the gate is open
+        os.kill(fabric.workers()[0]["pid"], signal.SIGKILL)
+        waiting = fabric.submit("OpenBox", {"box": box}, retries=3)
+        until(lambda: any(w["job"] not in (None, waiting.id) for w in fabric.workers()), "the making of its box")
+        waiting.cancel()
+        assert isinstance(waiting.exception(60), Cancelled)
+        gate.fill_(1.0)
+        assert fabric.run("OpenBox", {"box": box}, retries=3)["uses"] == 1
+
+        stuck = started(fabric.submit("Stuck"))
+        pid = pid_of(fabric, stuck)
+        stuck.cancel()
+        with pytest.raises(Cancelled, match=r"did not stop within 0\.3 s"):
+            stuck.result(60)
+        until(lambda: gone(pid), "the end of its worker")
+        assert fabric.run("Identity", {"tensor": 2}) == {"tensor": 2}
+
+
+def test_a_deadline_ends_a_job_that_is_stuck_in_native_code(fabric):
+    with pytest.raises(DeadlineExceeded):
+        fabric.run("Stuck", deadline=0.05)
+    assert fabric.run("Identity", {"tensor": 2}) == {"tensor": 2}

@@ -93,6 +93,25 @@ def test_nobody_dies_of_a_lie(fabric, word, whose):
     assert {link.process.pid for link in fabric._crew.links()} == before
 
 
+def test_a_faked_sign_frees_no_lease(fabric):
+    """Only the pidfd does: what a worker that lives can still write to, nobody else gets."""
+    leases = {link.process.pid: link.lease for link in fabric._crew.links()}
+    assert fabric.run("Pretend", params={"word": 0xC000_0001}) == {"tries": 1}
+    assert fabric.run("Identity", {"tensor": 7}) == {"tensor": 7}
+    assert {link.process.pid: link.lease for link in fabric._crew.links()} == leases
+    assert all(lease.held for lease in leases.values())
+    # Taken for dead, as if the kernel had said so too, it still keeps its own until it is.
+    (victim,) = [link for link in fabric._crew.links() if link.active]
+    held = []
+    real = fabric._crew.on_exit
+    fabric._crew.on_exit = lambda link: (held.append(link.lease.held), real(link))
+    victim.process.exiting = lambda: True
+    fabric._crew.call(fabric._crew._on_sign_of_death, victim)
+    until(lambda: victim.lost or not victim.alive, "what follows a sign of death")
+    until(lambda: not victim.alive, "its burial")
+    assert held[0] is True
+
+
 def test_a_worker_that_hides_its_death_is_found_by_the_pidfd(fabric):
     assert fabric.run("Pretend", params={"word": 0}) == {"tries": 1}
     victim = fabric.workers()[0]["pid"]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -118,3 +119,59 @@ def test_a_job_on_its_way_to_a_worker_that_is_gone_by_then_is_run_again(fabric, 
     gate.fill_(1)
     assert job.result(60)["tensor"] == 7
     assert job.attempts == 2
+
+
+def test_memory_of_the_dead_goes_back_to_the_system_when_its_last_tensor_is_dropped():
+    """Found by the soak: it stayed until the region was used again."""
+    with vw.Fabric(1, standby=0, **SETTINGS) as fabric:
+
+        def pages():
+            return os.fstat(fabric._memory.arena.fd).st_blocks * 512
+
+        held = fabric.run("RandomTensor", params={"shape": [8 << 20], "seed": 3})["tensor"]  # 32 MiB
+        os.kill(fabric.workers()[0]["pid"], signal.SIGKILL)
+        assert fabric.run("Identity", {"tensor": 7}, retries=1) == {"tensor": 7}
+        assert held[-1] != 0
+        assert pages() > 32 << 20
+        del held
+        until(lambda: pages() < 32 << 20, "the return of its pages")
+
+
+def test_idle_objects_are_dropped_and_the_job_is_run_once_more():
+    """The one retry of WK-001, for real: there is room for the object or for the job, not for both."""
+    with vw.Fabric(1, standby=0, **SETTINGS | {"memory_limit": 3 << 30}) as fabric:
+        kept = fabric.run("MakeLarge", params={"bytes": 3 << 29})["large"]
+        pid = fabric.workers()[0]["pid"]
+        assert fabric.run("Hog", params={"bytes": 3 << 29}, retries=0) == {"count": 3 << 29}
+        assert fabric.workers()[0]["pid"] == pid
+        again = fabric.submit("SizeOfLarge", {"large": kept}, retries=1)
+        assert again.result(60) == {"count": 3 << 29}  # made again, now that there is room
+
+
+def test_what_was_made_in_two_steps_is_made_again_in_two():
+    with vw.Fabric(1, **SETTINGS) as fabric:
+        box = fabric.run("MakeBox", {"tensor": torch.arange(3.0)}, {"value": 2.0})["box"]
+        wrapped = fabric.run("WrapBox", {"box": box})["box"]
+        del box  # its lineage keeps what it needs
+        for _ in range(2):
+            opened = fabric.run("OpenBox", {"box": wrapped}, retries=1)
+            assert opened["value"].tolist() == [20.0, 30.0, 40.0]
+            assert opened["uses"] == 1
+            os.kill(opened["pid"], signal.SIGKILL)
+
+
+def test_a_sampler_that_was_killed_gives_the_same_picture():
+    """The model is loaded again, and the sampler run again, with an identical result."""
+    digits = Path(__file__).parents[2] / "examples" / "digits"
+    with vw.Fabric(1, standby=1, custom_nodes=digits, threads=1) as fabric:
+        model = fabric.run("DigitsModelLoader")["model"]
+        prompt = fabric.run("DigitsPrompt", params={"text": "42"})
+        inputs = {"model": model, "positive": prompt["digits"], "negative": prompt["none"]}
+        inputs["latent_image"] = prompt["latent"]
+        params = {"seed": 3, "steps": 12, "cfg": 2.5, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
+        undisturbed = fabric.run("KSampler", inputs, params)["latent"]["samples"].clone()
+        job = fabric.submit("KSampler", inputs, params, retries=1)
+        until(lambda: job.progress.step >= 2 or job.done(), "its second step")
+        os.kill(pid_of(fabric, job), signal.SIGKILL)
+        assert torch.equal(job.result(60)["latent"]["samples"], undisturbed)
+        assert job.attempts == 2

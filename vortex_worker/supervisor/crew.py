@@ -62,7 +62,7 @@ class Crew:
         start_timeout: float,
         preload: list[Work],
     ) -> None:
-        self._memory = memory
+        self.memory = memory
         self._grace = grace
         self._start_timeout = start_timeout
         self.lock = threading.RLock()
@@ -387,7 +387,7 @@ class Crew:
     def _replace(self, link: WorkerLink, status: int | None) -> None:
         """Give back what a dead worker had, and launch another."""
         with self.lock:
-            self._memory.give_back(link.lease)
+            self.memory.give_back(link.lease)
             self.changed.notify_all()
             if self.closing:
                 return

@@ -56,6 +56,7 @@ class Lease:
         self.offset = offset
         self.size = size
         self.held = False  # by a worker that may still write to it
+        self.left = False  # its worker is dead, and tensors still viewed it then
         self.dropped: deque[int] = deque()  # offsets whose last view is gone
         self._starts: list[int] = []  # live handles, sorted
         self._sizes: dict[int, int] = {}
@@ -143,7 +144,7 @@ class Memory:
                 if not lease.held:
                     lease.collect()
                     if not lease.live:
-                        lease.held = True
+                        lease.held, lease.left = True, False
                         return lease
         raise OutOfArena(
             f"each of the {len(self._leases)} leases is in use or kept by live tensors of workers that ended: "
@@ -157,10 +158,18 @@ class Memory:
     def give_back(self, lease: Lease) -> None:
         """Its worker is dead. The region is used again once the last live handle is gone."""
         with self._lock:
-            lease.held = False
-            lease.collect()
-            if not lease.live:
-                self.arena.discard(lease.offset, lease.size)
+            lease.held, lease.left = False, True
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Return the pages of regions whose worker is dead and whose last live handle is gone since."""
+        with self._lock:
+            for lease in self._leases:
+                if lease.left:
+                    lease.collect()
+                    if not lease.live:
+                        lease.left = False
+                        self.arena.discard(lease.offset, lease.size)
 
     def close(self) -> None:
         """Close the arena; the mapping lives on while tensors do."""

@@ -113,7 +113,7 @@ class Backoff:
         self.succeeded()
 
     def succeeded(self) -> None:
-        self._failures = 0.0
+        self._failures = 0  # tenths: one that was killed counts three
         self._exits = 0
         self._since = 0.0
 
@@ -122,14 +122,14 @@ class Backoff:
         killed = status is not None and status < 0 and status != -signal.SIGSYS
         self._since = self._since or time.monotonic()
         self._exits += not killed
-        self._failures += 0.3 if killed else 1.0
+        self._failures += 3 if killed else 10
 
     @property
     def hopeless(self) -> bool:
         patient = self._exits < 3 and time.monotonic() - self._since < self._PATIENCE
-        return self._failures >= 3.0 and not patient
+        return self._failures >= 30 and not patient
 
     @property
     def pause(self) -> float:
         """Seconds."""
-        return self._PAUSES[min(int(self._failures), len(self._PAUSES) - 1)]
+        return self._PAUSES[min(self._failures // 10, len(self._PAUSES) - 1)]

@@ -52,6 +52,7 @@ class Vigil:
             self._crew.inbox.watch(link)
             if link.idle:
                 self._crew.release(link)
+        self._crew.memory.tidy()
         if not self._crew.closing:
             self._crew.loop.call_later(self._limits.pause, self.look)
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import threading
+import time
 
 import torch
 
@@ -19,6 +20,20 @@ class Work(AbstractExecutor):
     def execute(self, inputs, params):
         self.context.progress(1, 2)
         return {"tensor": inputs["tensor"] * params["number"], "number": params["number"]}
+
+
+class Wait(AbstractExecutor):
+    """Runs until its input, in shared memory, is set."""
+
+    op_type = "Wait"
+    input_ports = (Port("gate", "TENSOR"),)
+    output_ports = (Port("tensor", "TENSOR"),)
+
+    def execute(self, inputs, params):
+        while not inputs["gate"].item():
+            self.context.progress(1, 2)
+            time.sleep(0.002)
+        return {"tensor": torch.ones(1)}
 
 
 class Thing:

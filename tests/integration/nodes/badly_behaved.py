@@ -176,6 +176,28 @@ class Hog(AbstractExecutor):
         return {"count": torch.zeros(params["bytes"], dtype=torch.uint8).numel()}
 
 
+class MakeLarge(AbstractExecutor):
+    """An object of so many bytes."""
+
+    op_type = "MakeLarge"
+    output_ports = (Port("large", "LARGE"),)
+    params = (Param("bytes", "INT"),)
+
+    def execute(self, inputs, params):
+        return {"large": [torch.zeros(params["bytes"], dtype=torch.uint8)]}
+
+
+class SizeOfLarge(AbstractExecutor):
+    """How large it is."""
+
+    op_type = "SizeOfLarge"
+    input_ports = (Port("large", "LARGE"),)
+    output_ports = (Port("count", "INT"),)
+
+    def execute(self, inputs, params):
+        return {"count": inputs["large"][0].numel()}
+
+
 class Hostile(AbstractExecutor):
     """Speaks to the supervisor by itself: raw bytes, or packets made here."""
 

@@ -110,6 +110,20 @@ class MakeBox(AbstractExecutor):
         return {"box": {"value": value, "uses": 0}, "pid": _getpid()}
 
 
+class MakeSlowBox(AbstractExecutor):
+    """The same, once its gate is open."""
+
+    op_type = "MakeSlowBox"
+    input_ports = (Port("gate", "TENSOR"),)
+    output_ports = (Port("box", "BOX"),)
+
+    def execute(self, inputs, params):
+        while not inputs["gate"].item():
+            self.context.progress(1, 2)
+            time.sleep(0.002)
+        return {"box": {"value": torch.tensor(1.0), "uses": 0}}
+
+
 class WrapBox(AbstractExecutor):
     """An object made from an object: its lineage has two steps."""
 
