@@ -342,6 +342,7 @@ def run(names: list[str], quick: bool, output: Path) -> None:
 
     PLACE.mkdir(exist_ok=True)
     about = machine.describe()
+    about["kernel"] = ".".join(str(about["kernel"]).split(".")[:2])
     begun, load = datetime.now(UTC), os.getloadavg()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     comparison, complete = Comparison(names), False
