@@ -342,7 +342,9 @@ def run(names: list[str], quick: bool, output: Path) -> None:
 
     PLACE.mkdir(exist_ok=True)
     about = machine.describe()
+    about["kernel"] = ".".join(str(about["kernel"]).split(".")[:2])
     begun, load = datetime.now(UTC), os.getloadavg()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     comparison, complete = Comparison(names), False
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -353,7 +355,6 @@ def run(names: list[str], quick: bool, output: Path) -> None:
     finally:
         comparison.close()
     after = os.getloadavg()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     data = {
         "date": begun.isoformat(timespec="seconds"),
         "seconds": round((datetime.now(UTC) - begun).total_seconds()),

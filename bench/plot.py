@@ -19,7 +19,7 @@ BEGIN, END = "<!-- comparison: written by bench/plot.py -->", "<!-- end of compa
 #: Figure, its short name, and how it is called in the picture.
 FIGURES = {
     "roundtrip": ("4 KiB", "Round trip, 4 KiB"),
-    "large": ("64 MiB, held", "64 MiB in and out, held in shared memory where that is possible"),
+    "large": ("64 MiB, held", "64 MiB in and out, held where the system likes it"),
     "large.private": ("64 MiB, private", "64 MiB in and out, from private memory"),
     "start": ("start", "Start, to the first result"),
     "crash": ("crash", "SIGKILL of a worker, to the next result"),
@@ -105,10 +105,9 @@ def draw(result: dict[str, Any]) -> None:
         axis.set_xticks([])
         axis.spines[["top", "right", "bottom"]].set_visible(False)
         for place, (found, _, _) in enumerate(bars):
-            axis.text(found["median"] * 1.15, place, written(found), va="center")
-            if "of_rounds" in found:
-                low, high = found["of_rounds"]
-                axis.plot([low, high], [place, place], color="#111827", linewidth=1)
+            low, high = found.get("of_rounds", [found["median"]] * 2)
+            axis.plot([low, high], [place, place], color="#111827", linewidth=1)
+            axis.text(max(high, found["median"]) * 1.15, place, written(found), va="center")
     rest = axes.flat[len(FIGURES)]
     rest.axis("off")
     words = [

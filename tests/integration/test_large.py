@@ -1,11 +1,16 @@
 """Large graphs and many tensors: what one node or one job costs does not depend on how many there are. Steps are
 counted, not seconds."""
 
+import threading
+
 import pytest
 import torch
+from conftest import SETTINGS
 
+import vortex_worker as vw
 from vortex_worker.supervisor.files import Place
 from vortex_worker.supervisor.graph import Graph, Node
+from vortex_worker.supervisor.jobs import Jobs
 from vortex_worker.supervisor.workflow import _Run
 
 
@@ -48,3 +53,25 @@ def test_a_node_may_return_an_input_that_begins_where_another_does(fabric):
     assert torch.equal(part, whole[:10])
     assert torch.equal(again, whole)
     assert again.data_ptr() == whole.data_ptr()
+
+
+def test_those_who_wait_to_submit_are_woken_one_for_each_place(monkeypatch):
+    looks = []
+    has_room = Jobs._has_room
+    monkeypatch.setattr(Jobs, "_has_room", lambda self: looks.append(1) or has_room(self))
+    clients, jobs = 24, 10
+    with vw.Fabric(1, queue=1, **SETTINGS) as fabric:
+        fabric.wait_ready(60)
+        done = []
+
+        def client():
+            for number in range(jobs):
+                done.append(fabric.submit("Identity", {"tensor": number}))
+
+        threads = [threading.Thread(target=client) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(job.result(60)["tensor"] for job in done) == sorted(list(range(jobs)) * clients)
+    assert len(looks) < 6 * clients * jobs

@@ -44,10 +44,9 @@ def _over_workers(counts: Sequence[int], rounds: int, jobs: int) -> Result:
         fabrics = {}
         for count in counts:
             begun = time.perf_counter()
-            fabrics[count] = stack.enter_context(Fabric(count, start_timeout=300, **_SMALL)).wait_ready(300)
+            fabrics[count] = stack.enter_context(Fabric(count, start_timeout=300, **_SMALL))
+            _wait_ready(fabrics[count], count)
             beside[f"{count} workers ready, s"] = time.perf_counter() - begun
-            if _available_mib() < _SPARE_MIB:
-                raise Skipped(f"{count} workers left {_available_mib()} MiB of memory")
         for turn in range(1 + rounds):
             for count, fabric in fabrics.items():
                 begun = time.perf_counter()
@@ -65,6 +64,17 @@ def _over_workers(counts: Sequence[int], rounds: int, jobs: int) -> Result:
                 beside[f"{count} workers, MiB each (PSS)"] = sum(_pss(worker["pid"]) for worker in workers) / count
     what = "a job of many in flight, over " + ", ".join(map(str, counts[1:])) + " workers: the worst"
     return _worst(what, samples, "over 1 worker", Target("ratio", 1.5, 1.1), beside)
+
+
+def _wait_ready(fabric: Any, workers: int) -> None:
+    """Wait for all workers, and give up before they have eaten the machine's memory."""
+    for _ in range(300):
+        with suppress(TimeoutError):
+            fabric.wait_ready(1)
+            return
+        if (free := _available_mib()) < _SPARE_MIB:
+            raise Skipped(f"{workers} workers were being started, and {free} MiB of memory were left")
+    raise Skipped(f"{workers} workers were not ready within 300 s")
 
 
 def scale_clients(quick: bool) -> Result:

@@ -22,6 +22,7 @@ from vortex_worker.supervisor.job import Job, monotonic_deadline
 from vortex_worker.supervisor.memory import Memory
 from vortex_worker.supervisor.objects import ObjectRef
 from vortex_worker.supervisor.preload import works
+from vortex_worker.supervisor.process import reserve_descriptors
 from vortex_worker.supervisor.task import Task, Work
 from vortex_worker.supervisor.vigil import Limits
 
@@ -139,6 +140,7 @@ class Fabric:
             allow_unsandboxed=allow_unsandboxed,
         )
         preloads = works(preload)
+        reserve_descriptors(workers + standby)
         self._standby = standby
         self._memory = Memory(client_size, lease_size, workers + standby + _SPARE_LEASES)
         try:
@@ -336,11 +338,13 @@ class Fabric:
         who is too many goes when its job has ended. ``wait_ready`` waits for it.
 
         Raises:
-            ConfigError: it is no number from 1 to the most that this fabric has memory for.
+            ConfigError: it is no number from 1 to the most that this fabric has memory for, or takes more open
+                files than this process may have.
         """
         most = min(256, self._memory.leases) - self._standby
         _check_range("workers", workers, 1, most)
         self._crew.check_open()
+        reserve_descriptors(workers)
         self._crew.scale(workers)
 
     def _ready_link(self, timeout: float | None) -> WorkerLink:

@@ -8,6 +8,7 @@ returns goes to ``send`` once the lock is free.
 from __future__ import annotations
 
 import itertools
+import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,7 @@ class Jobs:
         self._grace = grace
         self._lock = crew.lock
         self._changed = crew.changed
+        self._room = threading.Condition(crew.lock)  # wakes one who waits to submit for each place, not all
         self._scheduler = Scheduler()
         self._ids = itertools.count(1)
         self._tasks: dict[int, Task] = {}  # by job id
@@ -72,12 +74,8 @@ class Jobs:
             QueueFull: the queue is full, and stayed so for ``timeout`` s (at once unless ``block``).
         """
         with self._lock:
-            if len(self._scheduler) >= self._limit:
-                room = self._changed.wait_for(
-                    lambda: self._crew.over or len(self._scheduler) < self._limit, timeout if block else 0
-                )
-                if not room:
-                    raise QueueFull(f"{self._limit} jobs wait already")
+            if not self._has_room() and not self._room.wait_for(self._has_room, timeout if block else 0):
+                raise QueueFull(f"{self._limit} jobs wait already")
             self._crew.check_open()
             if self._draining:
                 raise FabricClosed("the fabric takes no more jobs: it is being drained")
@@ -87,6 +85,12 @@ class Jobs:
         self.send(started, attended=task if attended else None)
         if task.deadline:
             self._crew.call(self._arm_deadline, task)
+
+    def _has_room(self) -> bool:
+        return len(self._scheduler) < self._limit or self._crew.over
+
+    def _tell_of_room(self) -> None:
+        self._room.notify(max(0, self._limit - len(self._scheduler)))
 
     def cancel(self, job: Job) -> None:
         """End a job: at once where it waits, through its worker where it runs."""
@@ -144,6 +148,7 @@ class Jobs:
             started.append((link, task))
         if started:
             self._changed.notify_all()
+            self._tell_of_room()
         return started
 
     def free(self, link: WorkerLink) -> None:
@@ -186,7 +191,8 @@ class Jobs:
             task.job._end(outputs, error)
             if task.timer is not None:
                 self._crew.call(task.timer.cancel)  # it would hold the job's outputs until the deadline
-            self._changed.notify_all()  # one that was queued leaves room behind it
+            self._changed.notify_all()
+            self._tell_of_room()  # one that was queued leaves some behind it
 
     def _requeue(self, task: Task) -> None:
         task.job.state = JobState.QUEUED
@@ -345,6 +351,7 @@ class Jobs:
     def fail_all(self, error: VortexError, *, running: bool) -> None:
         """Locked. End every job, or all but those that a worker runs."""
         self._scheduler.drain()
+        self._room.notify_all()
         spared = set() if running else {link.task.job.id for link in self._crew.links() if link.task}
         for job_id, task in list(self._tasks.items()):
             if job_id not in spared:

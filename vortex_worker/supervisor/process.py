@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import resource
 import select
 import signal
 import socket
@@ -15,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from vortex_worker.config import WorkerConfig
-from vortex_worker.errors import LaunchError
+from vortex_worker.errors import ConfigError, LaunchError
 
 if TYPE_CHECKING:
     from vortex_worker.supervisor.zygote import Zygote
@@ -32,6 +33,8 @@ _PIDFD_GET_INFO = 0xC040FF0B
 _PIDFD_INFO_SIZE = 64
 _PIDFD_INFO_EXIT = 1 << 3
 _PF_EXITING = 4  # <linux/sched.h>
+_DESCRIPTORS = 4  # of a worker in this process: socket, log, pidfd, listener of its filter
+_SPARE_DESCRIPTORS = 128  # beside those that are open: workers on their way, and the program's own
 _SEND_BUFFER = 1 << 20  # bytes: a submit of ordinary size never waits for the worker to read
 
 
@@ -66,6 +69,22 @@ class Channels:
         """Close our ends."""
         self.socket.close()
         os.close(self.log)
+
+
+def reserve_descriptors(workers: int) -> None:
+    """Let this process open as many files as ``workers`` workers take, if it may not already.
+
+    Raises:
+        ConfigError: its hard limit forbids that.
+    """
+    needed = len(os.listdir("/dev/fd")) + _DESCRIPTORS * workers + _SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY not in (soft, hard) and needed > hard:
+        raise ConfigError(
+            f"{workers} workers take about {needed} open files: this process may have {hard} (ulimit -Hn)"
+        )
+    if soft != resource.RLIM_INFINITY and needed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 class WorkerProcess:
