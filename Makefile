@@ -8,6 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES := $(shell git ls-files csrc proto vortex_worker meson.build meson.options 2>/dev/null)
 
 .PHONY: help demo test test-c test-python bench compare lint clean
+.PHONY: help demo test test-c test-python bench wheel wheel-twice lint clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -32,6 +33,17 @@ compare: $(VENV)/.installed  ## measure what people use today beside it: bench/r
 	@$(BIN)/python bench/compare.py setup
 	@$(BIN)/python bench/compare.py run
 	@$(BIN)/python bench/compare.py plot
+wheel: $(VENV)/.installed  ## build sdist and wheel into dist/, and try the wheel on a bare machine
+	@$(PIP) install -c constraints.txt --group wheels
+	@scripts/wheel.sh $(VENV) dist
+	@scripts/bare-machine.sh dist build/bare
+
+wheel-twice: $(VENV)/.installed  ## build them twice, in two places: the bytes must be the same
+	@$(PIP) install -c constraints.txt --group wheels
+	@scripts/wheel.sh $(VENV) build/once
+	@rm -rf build/elsewhere && git clone -q . build/elsewhere
+	@cd build/elsewhere && scripts/wheel.sh $(CURDIR)/$(VENV) $(CURDIR)/build/twice
+	@diff -r build/once build/twice && echo "the same bytes"
 
 lint: $(VENV)/.installed  ## format check, lint, types
 	@$(PIP) install -c constraints.txt ruff mypy cython-lint types-protobuf
