@@ -9,6 +9,7 @@ SOURCES := $(shell git ls-files csrc proto vortex_worker meson.build meson.optio
 
 .PHONY: help demo test test-c test-python bench compare lint clean
 .PHONY: help demo test test-c test-python bench wheel wheel-twice lint clean
+.PHONY: help demo test test-c test-python count count-update bench wheel wheel-twice lint clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -22,6 +23,14 @@ test: $(VENV)/.installed test-c test-python  ## every test there is
 test-c: $(VENV)/.installed  ## the core's C tests: plain, and under the address, undefined and thread sanitizers
 	@[ -d builddir ] || PATH="$(CURDIR)/$(BIN):$$PATH" meson setup -Dtests=true builddir >/dev/null
 	@PATH="$(CURDIR)/$(BIN):$$PATH" meson test -C builddir --print-errorlogs
+
+count: $(VENV)/.installed  ## instructions of the core's hot functions, beside those that are kept
+	@[ -d builddir ] || PATH="$(CURDIR)/$(BIN):$$PATH" meson setup -Dtests=true builddir >/dev/null
+	@PATH="$(CURDIR)/$(BIN):$$PATH" meson test -C builddir --suite count --verbose
+
+count-update: $(VENV)/.installed  ## keep what they are now
+	@[ -d builddir ] || PATH="$(CURDIR)/$(BIN):$$PATH" meson setup -Dtests=true builddir >/dev/null
+	@PATH="$(CURDIR)/$(BIN):$$PATH" ninja -C builddir count-update
 
 test-python: $(VENV)/.installed
 	@$(BIN)/pytest
