@@ -2,7 +2,7 @@
 # Tries the wheel in DIST on a bare machine: bare-machine.sh DIST CACHE. Needs root, for chroot.
 #
 # The machine is a Debian 12 of nothing but the base system and Python, made by debootstrap in CACHE: no compiler, no
-# libseccomp, no source tree. One `pip install` with all dependencies from a folder, and no network from then on.
+# libseccomp, no source tree, and not root. One `pip install` with all dependencies from a folder, and no network from then on.
 set -euo pipefail
 
 dist=$(realpath "$1") cache=$(realpath -m "$2") python=/usr/bin/python3
@@ -39,7 +39,7 @@ mount --bind /sys "$root/sys"
 mount -t tmpfs tmpfs "$root/tmp"
 mkdir -p "$root/wheels" && mount --bind -o ro "$wheels" "$root/wheels"
 cd "$root"
-exec chroot "$root" env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/tmp TMPDIR=/tmp bash -euo pipefail -c "
+exec chroot --userspec=1000:1000 "$root" env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/tmp TMPDIR=/tmp bash -euo pipefail -c "
 cd /tmp
 say() { printf '\n== %s\n' \"\$*\"; \"\$@\"; }
 $python -m venv machine && PATH=/tmp/machine/bin:\$PATH

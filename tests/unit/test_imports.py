@@ -34,7 +34,7 @@ MAY_IMPORT = {
     },
     "examples": {"executor"},
     "bench": {"bench", "supervisor", "ipc", "bridge", "_core", "sandbox", "config", "errors", "executor"},
-    "cli": {"cli", "bench", "supervisor", "sandbox", "_core", "errors", "executor.ports", "executor.validation"},
+    "cli": {"cli", "bench", "supervisor", "shm", "sandbox", "_core", "errors", "executor.ports", "executor.validation"},
 }  # fmt: skip
 MAY_IMPORT_TORCH = {"bridge", "device", "executor", "bench", "examples"}
 

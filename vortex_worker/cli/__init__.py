@@ -77,6 +77,17 @@ def doctor(matrix: bool, profiles: tuple[str, ...], as_json: bool) -> None:
     sys.exit(doctor_command(profiles[0] if profiles else "execute", as_json))
 
 
+@command.command()
+@click.option("--interval", default=1.0, type=click.FloatRange(0.05, 3600), help="Seconds between looks.  [1]")
+@click.option("--once", is_flag=True, help="Look twice, print once, and end.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+def top(interval: float, once: bool, as_json: bool) -> None:
+    """Watch the workers of all your fabrics on this machine."""
+    from vortex_worker.cli.top import top_command
+
+    sys.exit(top_command(interval, once, as_json))
+
+
 @command.group()
 def policy() -> None:
     """Read system-call policies, and check one of your own."""
