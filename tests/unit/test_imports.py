@@ -33,6 +33,7 @@ MAY_IMPORT = {
         "supervisor", "ipc", "shm", "bridge", "_core", "config", "errors", "logging", "executor.ports", "executor.validation",  # noqa: E501
     },
     "examples": {"executor"},
+    "observe": {"supervisor", "errors"},
     "bench": {"bench", "supervisor", "ipc", "bridge", "_core", "sandbox", "config", "errors", "executor"},
     "cli": {"cli", "bench", "supervisor", "shm", "sandbox", "_core", "errors", "executor.ports", "executor.validation"},
 }  # fmt: skip

@@ -115,7 +115,8 @@ def _row(worker: dict[str, Any]) -> list[str]:
     return [
         str(worker["slot"]),
         "[red]?[/]" if worker["pid"] is None else str(worker["pid"]),
-        f"[{_COLOURS.get(state, 'red')}]{escape(state)}[/]" + (f" [red]{worker['fault']}[/]" if worker["fault"] else ""),
+        f"[{_COLOURS.get(state, 'red')}]{escape(state)}[/]"
+        + (f" [red]{worker['fault']}[/]" if worker["fault"] else ""),
         "" if worker["job"] is None else str(worker["job"]),
         progress,
         f"[red]{beat}[/]" if age is not None and age > _STALE else beat,
