@@ -8,6 +8,7 @@
 General layout, and who may import whom (``tests/unit/test_imports.py`` holds it to this)::
 
     cli, bench      command line and benchmarks          → supervisor
+    observe         metrics and traces, extras           → supervisor
     supervisor      Fabric: launch, schedule, recover    → ipc, shm, bridge, sandbox, config
     main            a worker's life, in order            → ipc, shm, sandbox, executor, config
     executor        nodes and how they are run           → bridge, device

@@ -58,6 +58,19 @@ def test_run_json_tells_outputs_nodes_and_the_sandbox_in_force(digits, tmp_path)
     assert worker["sandbox"]["kernel"] == {"seccomp": 2, "filters": 3, "no_new_privs": True, "capabilities": 0}
 
 
+def test_run_digits_needs_no_file_of_ours(tmp_path):
+    done = vortex("run", "digits", "-o", "out", "--set", "sampler.steps=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "digits_00001.png").exists()
+
+
+def test_a_workflow_that_is_neither_file_nor_example_is_told_what_there_is(tmp_path):
+    done = vortex("run", "digit", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no file 'digit'" in done.stderr
+    assert "there is digits" in done.stderr
+
+
 def test_run_for_people_shows_each_node_and_where_the_picture_went(digits, tmp_path):
     done = vortex("run", digits / "workflow.json", "-o", "out", "--set", "sampler.steps=2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,7 @@
 """The documents are true: examples run, offsets and field numbers are the code's, links lead somewhere."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def page(name):
     return (ROOT / "docs" / name).read_text("utf-8")
 
 
-@pytest.mark.parametrize("name", ["executors.md", "protocol.md"])
+@pytest.mark.parametrize("name", [path.name for path in DOCS if "<!-- runnable" in path.read_text("utf-8")])
 def test_the_examples_run(name, tmp_path, monkeypatch):
     blocks = RUNNABLE.findall(page(name))
     assert any(not file for file, _ in blocks)
@@ -119,7 +120,33 @@ def test_the_hex_dumps_are_packets():
     assert {"handshake", "handshake_ack", "job_submit", "job_result"} <= set(kinds)
 
 
+# ------------------------------------------------------------- deployment.md against the metrics
+
+
+def test_the_metrics_are_those_there_are():
+    import prometheus_client
+
+    from vortex_worker.observe.metrics import Metrics
+
+    registry = prometheus_client.CollectorRegistry()
+    there = set()
+    for family in [*Metrics(registry).collect(), *registry.collect()]:
+        there.add(family.name + ("_total" if family.type == "counter" else ""))
+    text = page("deployment.md")
+    assert set(re.findall(r"^\| `(vortex_\w+)` \|", text, re.M)) == there
+
+
 # ----------------------------------------------------------------------------- links
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    """Links, anchors and docstrings included."""
+    command = [sys.executable, "-P", "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", "-c", "docs", "-d"]
+    done = subprocess.run(
+        [*command, tmp_path / "trees", ".", tmp_path / "site"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "run_workflow" in (tmp_path / "site" / "docs" / "reference.html").read_text("utf-8")
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)

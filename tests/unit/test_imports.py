@@ -32,10 +32,12 @@ MAY_IMPORT = {
     "supervisor": {
         "supervisor", "ipc", "shm", "bridge", "_core", "config", "errors", "logging", "executor.ports", "executor.validation",  # noqa: E501
     },
+    "examples": {"executor"},
+    "observe": {"supervisor", "errors"},
     "bench": {"bench", "supervisor", "ipc", "bridge", "_core", "sandbox", "config", "errors", "executor"},
-    "cli": {"cli", "bench", "supervisor", "sandbox", "_core", "errors", "executor.ports", "executor.validation"},
+    "cli": {"cli", "bench", "supervisor", "shm", "sandbox", "_core", "errors", "executor.ports", "executor.validation"},
 }  # fmt: skip
-MAY_IMPORT_TORCH = {"bridge", "device", "executor", "bench"}
+MAY_IMPORT_TORCH = {"bridge", "device", "executor", "bench", "examples"}
 
 
 def modules():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
 
 import click
 from rich.console import Console
@@ -12,7 +14,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from vortex_worker.bench import codec, death, jobs, machine, mapping, sandbox, scale, start
-from vortex_worker.bench.measure import Result, Skipped
+from vortex_worker.bench.measure import Result, Skipped, number
 
 KEYS: dict[str, Callable[[bool], Result]] = {
     "map.tensor": mapping.map_tensor,
@@ -47,13 +49,24 @@ LONG = {"scale.workers256"}
 @click.option("--quick", is_flag=True, help="Fewer repetitions: under a minute, less sure.")
 @click.option("--only", default="", metavar="KEY,…", help=f"Some of: {', '.join(KEYS)}.")
 @click.option("--long", "long_too", is_flag=True, help=f"Also {', '.join(sorted(LONG))}: gigabytes, and minutes.")
-@click.option("--json", "json_file", metavar="FILE", help="Also write the figures as JSON; - for standard output.")
-def bench(quick: bool, only: str, long_too: bool, json_file: str | None) -> None:
+@click.option(
+    "--json",
+    "json_file",
+    metavar="FILE",
+    type=click.File("w", encoding="utf-8", lazy=False),
+    help="Also write the figures as JSON; - for standard output.",
+)
+@click.option(
+    "--plot", metavar="DIR", type=click.Path(file_okay=False), help="Also draw bench.svg and bench.png there."
+)
+def bench(quick: bool, only: str, long_too: bool, json_file: IO[str] | None, plot: str | None) -> None:
     """Measure this machine, each figure beside a reference of the same run."""
     wanted = [key.strip() for key in only.split(",") if key.strip()]
     wanted = wanted or [key for key in KEYS if long_too or key not in LONG]
     if unknown := [key for key in wanted if key not in KEYS]:
         raise click.BadParameter(f"no benchmark {', '.join(unknown)}; there are {', '.join(KEYS)}", param_hint="--only")
+    if plot is not None:
+        _plotting()  # without matplotlib, say so before minutes of measuring
     about = machine.describe()
     console = Console(stderr=True)
     results: dict[str, Result] = {}
@@ -72,38 +85,50 @@ def bench(quick: bool, only: str, long_too: bool, json_file: str | None) -> None
             {
                 "machine": about,
                 "quick": quick,
+                "confession": machine.confession(about, quick),
                 "results": {key: result.as_dict() for key, result in results.items()},
                 "skipped": skipped,
             },
             indent=2, ensure_ascii=False,
         )  # fmt: skip
-        if json_file == "-":
-            print(data)
-        else:
-            with open(json_file, "w", encoding="utf-8") as file:
-                file.write(data + "\n")
-    if json_file != "-":
-        show(results, skipped, about)
+        json_file.write(data + "\n")
+    if not json_file or json_file.name != "<stdout>":
+        show(results, skipped, about, quick)
+    if plot is not None:
+        for file in _plotting().draw(results, about, Path(plot)):
+            console.print(f"wrote {file}", highlight=False, markup=False)
 
 
-def show(results: dict[str, Result], skipped: dict[str, str], about: dict[str, object]) -> None:
+def _plotting() -> Any:
+    try:
+        from vortex_worker.bench import plot
+    except ImportError as error:
+        raise click.UsageError(str(error)) from error
+    return plot
+
+
+def show(results: dict[str, Result], skipped: dict[str, str], about: dict[str, object], quick: bool) -> None:
     """The table for people."""
     table = Table("figure", "median", "p99", "reference", "ratio", "target", "verdict", show_lines=True)
     colours = {"reaches the aim": "green", "meets the target": "cyan", "misses the target": "red"}
     for key, r in results.items():
         verdict = r.target.verdict(r)
-        reference = f"{r.reference_median:.3g} {r.unit}\n{r.reference}"
-        beside = "".join(f"\n{value:.3g}: {what}" for what, value in r.beside.items())
+        reference = f"{number(r.reference_median)} {r.unit}\n{r.reference}"
+        beside = "".join(f"\n{number(value)}: {what}" for what, value in r.beside.items())
         table.add_row(
-            f"[bold]{key}[/]\n{r.what}", f"{r.median:.3g} {r.unit}", f"{r.p99:.3g}", reference + beside,
-            f"{r.ratio:.2f}", str(r.target), f"[{colours[verdict]}]{verdict}[/]",
+            f"[bold]{key}[/]\n{r.what}", f"{number(r.median)} {r.unit}", number(r.p99), reference + beside,
+            number(r.ratio), str(r.target), f"[{colours[verdict]}]{verdict}[/]",
         )  # fmt: skip
     console = Console()
     console.width = max(console.width, 120)  # narrower, the table is a column of syllables
     console.print(table)
     for key, why in skipped.items():
         console.print(f"{key} was not measured: {why}", highlight=False)
-    console.print(machine.sentence(about), highlight=False)
+    for key, result in results.items():
+        console.print(f"{key}: {result.words}", style=colours[result.target.verdict(result)], highlight=False)
+    console.print(f"\n{machine.sentence(about)}", highlight=False)
+    for sentence in machine.confession(about, quick):
+        console.print(f"· {sentence}", style="dim", highlight=False)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -34,6 +34,26 @@ def sentence(machine: dict[str, object]) -> str:
     )
 
 
+def confession(machine: dict[str, object], quick: bool) -> list[str]:
+    """What the figures do not tell, a sentence each."""
+    told = [
+        "Nothing here ran on a GPU, and nothing went over a network.",
+        "Each figure is of one machine that was otherwise as idle as its load says; throughput under contention, other "
+        "processors and other kernels are not measured.",
+        "The median and the 99th percentile are those of one run. Only ratios, whose two sides were measured in the "
+        "same run, compare between machines.",
+    ]
+    if machine["virtual"]:
+        told.append(
+            "A virtual machine's processors can be taken away for milliseconds: look at medians, doubt the p99."
+        )
+    if machine["governor"] != "performance":
+        told.append(f"The frequency governor is {machine['governor']}: clocks may have changed between two figures.")
+    if quick:
+        told.append("--quick: too few repetitions for a figure to be quoted.")
+    return told
+
+
 def _read(path: str) -> str | None:
     try:
         with open(path) as file:

@@ -65,6 +65,22 @@ class Result:
     def ratio(self) -> float:
         return self.median / self.reference_median
 
+    @property
+    def words(self) -> str:
+        """The verdict as a sentence: what was found, beside what was asked for."""
+        target = self.target
+        value = self.median if target.of == "median" else self.ratio
+        unit = f" {self.unit}" if target.of == "median" else " × the reference"
+        verdict = target.verdict(self)
+        if verdict == "reaches the aim":
+            return f"{number(value)}{unit}: {verdict} of {target.aim:g}"
+        bound = "at least" if target.higher_is_better else "at most"
+        found = f"{number(value)}{unit}, and {bound} {target.must:g} is asked for: {verdict}"
+        if verdict == "meets the target":
+            return f"{found}, not yet the aim of {target.aim:g}"
+        factor = target.must / value if target.higher_is_better else value / target.must
+        return f"{found} by a factor of {factor:.2g}"
+
     def as_dict(self) -> dict[str, object]:
         return {
             "what": self.what,
@@ -77,7 +93,13 @@ class Result:
             "beside": dict(self.beside),
             "target": {"of": self.target.of, "must": self.target.must, "aim": self.target.aim},
             "verdict": self.target.verdict(self),
+            "words": self.words,
         }
+
+
+def number(value: float) -> str:
+    """Three digits, never an exponent of the sizes that occur."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def median(samples: Sequence[float]) -> float:

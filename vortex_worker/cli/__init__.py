@@ -19,7 +19,7 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("workflow", type=click.Path(exists=True, dir_okay=False))
+@click.argument("workflow", callback=lambda context, parameter, value: _workflow(value))
 @click.option(
     "--set", "settings", multiple=True, metavar="NODE.INPUT=VALUE", help="Override an input. VALUE is JSON, or text."
 )
@@ -38,7 +38,7 @@ def command() -> None:
 @click.option("--policy", default=None, help="System-call policy: execute, strict, cuda or a TOML file.  [execute]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of progress.")
 def run(**options: object) -> None:
-    """Run WORKFLOW, a file in ComfyUI's API format."""
+    """Run WORKFLOW: a file in ComfyUI's API format, or "digits", an example that comes with this program."""
     from vortex_worker.cli.run import run_command
 
     sys.exit(run_command(**options))  # type: ignore[arg-type]
@@ -75,6 +75,17 @@ def doctor(matrix: bool, profiles: tuple[str, ...], as_json: bool) -> None:
     if len(profiles) > 1:
         raise click.UsageError("one --profile at a time, unless with --matrix")
     sys.exit(doctor_command(profiles[0] if profiles else "execute", as_json))
+
+
+@command.command()
+@click.option("--interval", default=1.0, type=click.FloatRange(0.05, 3600), help="Seconds between looks.  [1]")
+@click.option("--once", is_flag=True, help="Look twice, print once, and end.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+def top(interval: float, once: bool, as_json: bool) -> None:
+    """Watch the workers of all your fabrics on this machine."""
+    from vortex_worker.cli.top import top_command
+
+    sys.exit(top_command(interval, once, as_json))
 
 
 @command.group()
@@ -117,6 +128,12 @@ def bench(arguments: tuple[str, ...]) -> None:
     from vortex_worker.bench.__main__ import main as bench_main
 
     sys.exit(bench_main(list(arguments)))
+
+
+def _workflow(name: str) -> str:
+    from vortex_worker.cli.examples import find
+
+    return find(name)
 
 
 def main() -> None:

@@ -8,14 +8,14 @@ import contextlib
 import math
 import os
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from vortex_worker.config import HEARTBEAT_MS, LOG_LEVELS, MAX_FRAME, WorkerConfig
-from vortex_worker.errors import ConfigError
+from vortex_worker.errors import ConfigError, VortexError
 from vortex_worker.ipc import protocol
 from vortex_worker.supervisor.crew import Crew
 from vortex_worker.supervisor.job import Job, monotonic_deadline
@@ -142,6 +142,7 @@ class Fabric:
         preloads = works(preload)
         reserve_descriptors(workers + standby)
         self._standby = standby
+        self._observers: tuple[Callable[[Job], None], ...] = ()
         self._memory = Memory(client_size, lease_size, workers + standby + _SPARE_LEASES)
         try:
             self._crew = Crew(
@@ -216,8 +217,13 @@ class Fabric:
         work = self._crew.preloads.find(Work(op_type, *staged, tensors, refs))
         job = Job(self._crew.jobs.next_id(), op_type, self._crew.jobs.cancel, self._crew.jobs.attend)
         task = Task(job, work, deadline=monotonic_deadline(deadline), retries=retries, priority=_whole(priority))
+        for observer in self._observers:
+            observer(job)
         try:
             self._crew.jobs.submit(task, attended=attended, block=block, timeout=timeout)
+        except VortexError as error:
+            job._end(None, error)  # its observers alone know of it
+            raise
         except BaseException:  # Ctrl-C: a worker may have got it, and nobody else knows of it
             job.cancel()
             raise
@@ -237,6 +243,14 @@ class Fabric:
         except BaseException:  # Ctrl-C as much as an error: nobody waits for it any more
             job.cancel()
             raise
+
+    def observe(self, observer: Callable[[Job], None]) -> None:
+        """Call ``observer(job)`` for each job from now on, in the thread that submits it, before it is queued.
+
+        One that can't be queued ends at once, with that error. What an observer raises, ``submit`` raises.
+        ``vortex_worker.observe`` has observers for Prometheus and OpenTelemetry.
+        """
+        self._observers = (*self._observers, observer)
 
     async def arun(
         self,

@@ -21,6 +21,7 @@ from vortex_worker.errors import LaunchError, ProtocolError
 from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
 from vortex_worker.logging import LEVELS, LineReader
+from vortex_worker.shm.slots import SlotView
 from vortex_worker.supervisor.denial import Denial, Listener
 
 if TYPE_CHECKING:
@@ -287,6 +288,8 @@ class WorkerLink:
             "stage": self._stage(),
             "job": task.job.id if task else None,
             "jobs_done": self.jobs_done,
+            "heartbeat_age_s": SlotView.of(self.index, self.slot.snapshot()).silence(),
+            "memory_bytes": self.process.memory(),
             "sandbox": {
                 "policy": self.report.policy,
                 "layers": list(self.report.layers),

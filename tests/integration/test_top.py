@@ -1,0 +1,96 @@
+"""``vortex-worker top`` finds the fabrics of this user by itself, and is not fooled by what workers write."""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vortex_worker as vw
+from vortex_worker.shm.running import look
+
+NODES = Path(__file__).parent / "nodes"
+TOP = [sys.executable, "-P", "-m", "vortex_worker", "top", "--once", "--interval", "0.1"]
+
+
+@pytest.fixture(scope="module")
+def fabric():
+    with vw.Fabric(workers=2, standby=0, custom_nodes=NODES) as fabric:
+        yield fabric.wait_ready()
+
+
+def ours(tmp_path):
+    done = subprocess.run([*TOP, "--json"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    (found,) = [fabric for fabric in json.loads(line)["fabrics"] if fabric["pid"] == os.getpid()]
+    return found
+
+
+def test_idle_workers(fabric, tmp_path):
+    found = ours(tmp_path)
+    assert {w["pid"] for w in found["workers"]} == {w["pid"] for w in fabric.workers()}
+    for worker in found["workers"]:
+        assert worker["state"] == "idle"
+        assert worker["job"] is None
+        assert 0 <= worker["heartbeat_age_s"] < 60
+        assert worker["memory_bytes"] > 1 << 20
+    assert found["command"]
+    assert found["arena_bytes"] > 1 << 30
+
+
+def test_a_running_job_its_progress_and_the_table_for_people(fabric, tmp_path):
+    gate = fabric.tensor([0])
+    job = fabric.submit("Gate", {"gate": gate})
+    try:
+        while job.progress.step < 1:
+            assert not job.wait(0.01), job.exception()
+        (busy,) = [worker for worker in ours(tmp_path)["workers"] if worker["state"] == "busy"]
+        assert (busy["job"], busy["step"], busy["steps"]) == (job.id, 1, 2)
+        assert busy["pid"] in {worker["pid"] for worker in fabric.workers()}
+        assert busy["activity_per_s"] > 0
+        shown = subprocess.run(TOP, cwd=tmp_path, capture_output=True, text=True, timeout=60).stdout
+        assert str(os.getpid()) in shown
+        assert "1/2" in shown
+    finally:
+        gate.fill_(1)
+        job.wait()
+
+
+def test_a_slot_that_names_another_process_is_not_believed(fabric, tmp_path):
+    arena = fabric._memory.arena.fd
+    at = 64 + 64 * 200  # a slot of nobody's, as a hostile worker could write it
+    os.pwrite(arena, struct.pack("<iIQ", 1, 99, 7), at)
+    try:
+        (liar,) = [worker for worker in ours(tmp_path)["workers"] if worker["slot"] == 200]
+        assert liar["pid"] is None
+        assert liar["state"] == "unknown (99)"
+        assert liar["memory_bytes"] == 0
+        shown = subprocess.run(TOP, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert shown.returncode == 0, shown.stderr
+    finally:
+        os.pwrite(arena, bytes(64), at)
+
+
+def test_looking_leaves_nothing_open(fabric):
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        look()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_fabric_that_is_closed_is_gone(tmp_path):
+    before = len([found for found in look() if found.pid == os.getpid()])
+    fabric = vw.Fabric(workers=1, standby=0)
+    assert len([found for found in look() if found.pid == os.getpid()]) == before + 1
+    fabric.close()
+    assert len([found for found in look() if found.pid == os.getpid()]) == before
+
+
+def test_bad_usage_is_status_2(tmp_path):
+    done = subprocess.run([*TOP, "--interval", "0"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "0.05" in done.stderr
