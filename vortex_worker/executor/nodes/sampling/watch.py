@@ -1,19 +1,24 @@
-"""What happens at each step besides sampling: progress, cancellation, and an end at numbers that are none."""
+"""What happens at each step besides sampling: progress, previews, cancellation, and an end at NaN."""
 
 from __future__ import annotations
 
+import time
 from typing import NamedTuple
 
 from torch import Tensor
 
 from vortex_worker.errors import ExecutionError
 from vortex_worker.executor.context import JobContext
+from vortex_worker.executor.nodes.sampling.preview import preview_of
+
+_EVERY = 100_000_000  # ns between previews: the eye is content, and quick steps don't pay for them
 
 
 class _Seen(NamedTuple):
     step: int
     sigma: float
     x: Tensor
+    denoised: Tensor
     finite: Tensor  # a bool, maybe still being computed
 
 
@@ -28,6 +33,7 @@ class Watch:
         self._context = context
         self._total = total
         self._last: _Seen | None = None
+        self._shown = time.monotonic_ns()
 
     def __call__(self, step: int, x: Tensor, sigma: float, denoised: Tensor) -> None:
         """
@@ -35,14 +41,25 @@ class Watch:
             ExecutionError: the model gave NaN or infinity, or x held some; it names the step.
             Cancelled, DeadlineExceeded: as the context has it.
         """
-        seen = _Seen(step, sigma, x, denoised.sum().isfinite())  # a sum is NaN or infinite if a term is
-        if self._last is not None:
-            self._check(self._last)
-        if denoised.device.type == "cpu":
-            self._check(seen)
-        else:
-            self._last = seen
-        self._context.progress(step, self._total)
+        # A sum is NaN or infinite if a term is.
+        seen = _Seen(step, sigma, x, denoised, denoised.sum().isfinite())
+        done: _Seen | None = seen
+        if denoised.device.type != "cpu":
+            done, self._last = self._last, seen
+        if done is None:
+            self._context.progress(step, self._total)
+            return
+        self._check(done)
+        now = time.monotonic_ns()
+        if now - self._shown < _EVERY:
+            self._context.progress(step, self._total)
+            return
+
+        def show() -> Tensor:
+            self._shown = now
+            return preview_of(done.denoised)
+
+        self._context.progress(step, self._total, preview=show)
 
     def finish(self) -> None:
         """After the last step.

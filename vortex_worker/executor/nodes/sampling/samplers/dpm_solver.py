@@ -14,7 +14,7 @@ from torch import Tensor
 from vortex_worker.executor.nodes.sampling.samplers.exponential import phi
 from vortex_worker.executor.nodes.sampling.samplers.signature import Callback, Model, Noise, Sigmas, quiet, weighted
 
-_MOST_TRIES = 10_000  # of dpm_adaptive: each try is three model calls
+_MOST_TRIES = 1_000  # of dpm_adaptive: each try is three model calls
 _NEAR = 1e-5  # of the end, in log sigma
 
 
@@ -56,7 +56,7 @@ def dpm_adaptive(
         relative, absolute: the error that a step may have, of the values and beside them.
 
     Raises:
-        ArithmeticError: the error is no number, or does not get small enough in ten thousand tries.
+        ArithmeticError: the error is no number, or does not get small enough in a thousand tries.
     """
     if len(sigmas) < 2:
         return x
