@@ -307,10 +307,11 @@ def test_ddim_s_surroundings_have_noise_of_their_own() -> None:
     latent, mask = torch.full((3, 2, 4, 4), 2.0), torch.zeros(1, 4, 4)
     seen: list[Tensor] = []
     model = DiffusionModel(lambda x, t, cond: (seen.append(x), x)[1])
-    for name in ("euler", "ddim"):
-        run(model, {"samples": latent, "noise_mask": mask}, sampler_name=name, steps=1, seed=5, cfg=1.0)
+    last = (1 << 64) - 1
+    for name, seed in (("euler", 5), ("ddim", 5), ("ddim", last)):
+        run(model, {"samples": latent, "noise_mask": mask}, sampler_name=name, steps=1, seed=seed, cfg=1.0)
     top = TABLE.sigma_max
-    for x, seed in zip(seen, (5, 6), strict=True):
+    for x, seed in zip(seen, (5, 6, 0), strict=True):
         noise = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(seed))
         torch.testing.assert_close(x, (latent + noise * top) / (top**2 + 1) ** 0.5)
 

@@ -65,7 +65,7 @@ def sample(
     )
     mask = latent.get("noise_mask")
     if mask is not None:
-        around = draw(seed + 1) if sampler == "ddim" else drawn  # ComfyUI's rule
+        around = draw((seed + 1) % (1 << 64)) if sampler == "ddim" else drawn  # ComfyUI's rule
         denoiser = masked(model, denoiser, _resized(mask.to(x.device, x.dtype), x), original, around)
 
     watch = Watch(context, len(sigmas) - 1)
