@@ -43,7 +43,7 @@ def ipndm_v(
 ) -> Tensor:
     """iPNDM with the weights of the steps that there are (Hairer et al., "Solving ODEs I", III.5). Order 4.
 
-    Those weights are ``lms``'s. ComfyUI's differ from them on uneven steps and reach order 2.
+    Those weights are ``lms``'s. ComfyUI's differ from them on uneven steps, and lose order where their lengths change.
     """
     return lms(model, x, sigmas, noise=noise, callback=callback, order=4)
 
