@@ -24,20 +24,30 @@ def inputs() -> Tensor:
     return x * SIGMAS.reshape(-1, 1, 1, 1)
 
 
+def places(model: DiffusionModel, sigmas: Tensor) -> Tensor:
+    return torch.tensor([model.sigma_to_t(sigma) for sigma in sigmas.tolist()])
+
+
+def denoised(model: DiffusionModel, x: Tensor, sigmas: Tensor) -> Tensor:
+    """Each sample at its own sigma: ``denoise`` takes one."""
+    rows = [model.denoise(x[i : i + 1], float(sigma), COND[i : i + 1]) for i, sigma in enumerate(sigmas)]
+    return torch.cat(rows)
+
+
 def test_sigma_and_t_equal_k_diffusion() -> None:
     _, external = kdiffusion.load()
     theirs = external.DiscreteSchedule(TABLE.sigmas, quantize=False)
     sigma = torch.cat([torch.logspace(-1.53, 1.16, 500), TABLE.sigmas, torch.tensor([0.001, 100.0])])
-    torch.testing.assert_close(TABLE.sigma_to_t(sigma), theirs.sigma_to_t(sigma), rtol=1e-5, atol=2e-3)
+    torch.testing.assert_close(places(TABLE, sigma), theirs.sigma_to_t(sigma), rtol=1e-5, atol=2e-3)
     t = torch.linspace(0, 999, 2001)
     torch.testing.assert_close(TABLE.t_to_sigma(t), theirs.t_to_sigma(t), rtol=2e-6, atol=0)
 
 
 def test_sigma_to_t_inverts_t_to_sigma() -> None:
     t = torch.linspace(0, 999, 1717)
-    torch.testing.assert_close(TABLE.sigma_to_t(TABLE.t_to_sigma(t)), t, rtol=0, atol=2e-3)
+    torch.testing.assert_close(places(TABLE, TABLE.t_to_sigma(t)), t, rtol=0, atol=2e-3)
     assert TABLE.t_to_sigma(torch.tensor([0.0, 999.0])).tolist() == pytest.approx([TABLE.sigma_min, TABLE.sigma_max])
-    assert TABLE.sigma_to_t(torch.tensor([1e-9, 0.0, 1e9])).tolist() == [0, 0, 999]
+    assert places(TABLE, torch.tensor([1e-9, 0.0, 1e9])).tolist() == [0, 0, 999]
 
 
 def test_eps_equals_k_diffusion() -> None:
@@ -45,8 +55,7 @@ def test_eps_equals_k_diffusion() -> None:
     kept = 1 / (TABLE.sigmas.double() ** 2 + 1)
     theirs = external.DiscreteEpsDDPMDenoiser(network, kept.float(), quantize=False)
     x = inputs()
-    ours = DiffusionModel(network).denoise(x, SIGMAS, COND)
-    torch.testing.assert_close(ours, theirs(x, SIGMAS), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(denoised(DiffusionModel(network), x, SIGMAS), theirs(x, SIGMAS), rtol=1e-4, atol=1e-4)
 
 
 def test_v_equals_k_diffusion() -> None:
@@ -54,7 +63,7 @@ def test_v_equals_k_diffusion() -> None:
     kept = 1 / (TABLE.sigmas.double() ** 2 + 1)
     theirs = external.DiscreteVDDPMDenoiser(network, kept.float(), quantize=False)
     x = inputs()
-    ours = DiffusionModel(network, parametrization="v").denoise(x, SIGMAS, COND)
+    ours = denoised(DiffusionModel(network, parametrization="v"), x, SIGMAS)
     torch.testing.assert_close(ours, theirs(x, SIGMAS), rtol=1e-4, atol=1e-4)
 
 
@@ -80,12 +89,15 @@ def test_a_perfect_network_gives_the_data_back(parametrization: str) -> None:
     }
     wanted, target = seen[parametrization]
 
-    def perfect(x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        torch.testing.assert_close(x, wanted)
-        return target
+    for i in range(4):
 
-    model = DiffusionModel(perfect, parametrization=parametrization)
-    torch.testing.assert_close(model.denoise(noisy, sigma, COND), data, rtol=1e-9, atol=1e-9)
+        def perfect(x: Tensor, t: Tensor, cond: Tensor, i: int = i) -> Tensor:
+            torch.testing.assert_close(x, wanted[i : i + 1])
+            return target[i : i + 1]
+
+        model = DiffusionModel(perfect, parametrization=parametrization)
+        ours = model.denoise(noisy[i : i + 1], float(sigma[i]), COND[i : i + 1])
+        torch.testing.assert_close(ours, data[i : i + 1], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +107,7 @@ def test_a_perfect_network_gives_the_data_back(parametrization: str) -> None:
 def test_what_t_the_network_gets(parametrization: str, wanted: float) -> None:
     got: list[Tensor] = []
     model = DiffusionModel(lambda x, t, c: got.append(t) or x, parametrization=parametrization)  # type: ignore[func-returns-value]
-    model.denoise(torch.zeros(2, 1, 2, 2), torch.tensor([14.6146] * 2), COND[:2])
+    model.denoise(torch.zeros(2, 1, 2, 2), 14.6146, COND[:2])
     assert got[0].shape == (2,)
     assert got[0].dtype == torch.float32
     assert got[0].tolist() == pytest.approx([wanted] * 2, rel=1e-4)
@@ -104,7 +116,7 @@ def test_what_t_the_network_gets(parametrization: str, wanted: float) -> None:
 @pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
 def test_gives_x_s_dtype_whatever_the_network_does(parametrization: str) -> None:
     model = DiffusionModel(lambda x, t, c: x.bfloat16(), parametrization=parametrization)
-    assert model.denoise(torch.zeros(1, 1, 2, 2), torch.tensor([0.5]), COND[:1]).dtype == torch.float32
+    assert model.denoise(torch.zeros(1, 1, 2, 2), 0.5, COND[:1]).dtype == torch.float32
 
 
 def test_where_a_run_starts() -> None:

@@ -76,6 +76,21 @@ def test_kl_optimal_is_even_in_the_arc_tangent(steps: int) -> None:
     torch.testing.assert_close(gaps, gaps.mean().expand_as(gaps), rtol=1e-3, atol=1e-9)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 20, 33, 1000, 5000])
+def test_linear_quadratic_is_mochi_s(steps: int) -> None:
+    """Its polynomial, in the power of the step that its source has it in."""
+    wanted = [1.0]
+    if steps > 1:
+        linear, threshold = steps // 2, 0.025
+        ramp = [i * threshold / linear for i in range(linear)]
+        gap, bent = linear - threshold * steps, steps - linear
+        a = gap / (linear * bent**2)
+        b = threshold / linear - 2 * gap / bent**2
+        wanted = [1 - x for x in ramp + [a * i**2 + b * i + a * linear**2 for i in range(linear, steps)]]
+    found = SCHEDULES["linear_quadratic"](TABLE, steps).tolist()
+    assert found == pytest.approx([*(x * TABLE.sigma_max for x in wanted), 0], rel=1e-5, abs=1e-6)
+
+
 @pytest.mark.parametrize("schedule", sorted(SCHEDULES))
 @pytest.mark.parametrize("steps", [1, 2, 3, 20, 1000, 1500])
 @pytest.mark.parametrize("denoise", [1.0, 0.99995, 0.9999, 0.6, 0.3, 0.0101])
@@ -102,6 +117,23 @@ def test_drop_penultimate_of_one_step_more(schedule: str, denoise: float, whole:
     longer = SCHEDULES[schedule](TABLE, whole + 1).tolist()
     del longer[-2]
     assert sigmas_for(TABLE, schedule, 20, denoise, drop_penultimate=True) == longer[-21:]
+
+
+def test_part_of_the_steps() -> None:
+    whole = sigmas_for(TABLE, "karras", 10)
+
+    def part(first: int, last: int, *, leftover: bool = False) -> list[float]:
+        return sigmas_for(TABLE, "karras", 10, first_step=first, last_step=last, leftover=leftover)
+
+    assert part(0, 10) == part(0, 10_000) == part(0, 10, leftover=True) == whole
+    assert part(0, 4, leftover=True) == whole[:5]
+    assert part(0, 4) == [*whole[:4], 0]
+    assert part(4, 10_000) == whole[4:]
+    assert part(3, 7, leftover=True) == whole[3:8]
+    assert part(3, 4) == [whole[3], 0]
+    assert part(4, 4) == part(7, 4) == part(10, 10) == part(0, 0) == []
+    dropped = sigmas_for(TABLE, "karras", 10, drop_penultimate=True)
+    assert sigmas_for(TABLE, "karras", 10, drop_penultimate=True, first_step=6) == dropped[6:]
 
 
 def test_edges_of_denoise() -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from vortex_worker.bench import codec, death, jobs, machine, mapping, sandbox, scale, start
+from vortex_worker.bench import codec, death, jobs, machine, mapping, sampling, sandbox, scale, start
 from vortex_worker.bench.measure import Result, Skipped, number
 
 KEYS: dict[str, Callable[[bool], Result]] = {
@@ -33,6 +33,8 @@ KEYS: dict[str, Callable[[bool], Result]] = {
     "sandbox.install": sandbox.sandbox_install,
     "sandbox.overhead": sandbox.sandbox_overhead,
     "worker.memory": start.worker_memory,
+    "sample.overhead": sampling.sample_overhead,
+    "sample.step": sampling.sample_step,
     "scale.workers": scale.scale_workers,
     "scale.workers256": scale.scale_workers256,
     "scale.clients": scale.scale_clients,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -83,13 +84,21 @@ class DiffusionModel:
         self.sigmas = sigmas
         self.sigma_min = float(self.sigmas[0])
         self.sigma_max = float(self.sigmas[-1])
+        self.rescale = 0.0
         # Between two levels of the table, t is even in log sigma; a flow's is even in sigma.
         self._heights = self.sigmas if parametrization == "flow" else self.sigmas.log()
+        self._places: list[float] = self._heights.tolist()
 
     def with_network(self, network: Network) -> DiffusionModel:
         """The same model around another network of its kind."""
         other = copy.copy(self)
         other.network = network
+        return other
+
+    def with_rescale(self, share: float) -> DiffusionModel:
+        """The same model, whose guidance keeps ``share`` of the spread it had without (see ``guidance``)."""
+        other = copy.copy(self)
+        other.rescale = share
         return other
 
     def scaled(self, samples: Tensor) -> Tensor:
@@ -104,26 +113,22 @@ class DiffusionModel:
             return samples
         return samples / self.latent_scale + self.latent_shift
 
-    def sigma_to_t(self, sigma: Tensor) -> Tensor:
-        """Each sigma's place in the table, with its fraction. Outside the table: the nearer end."""
-        table = self._table(sigma.device)
-        height = sigma.float() if self.parametrization == "flow" else sigma.float().log()
-        low = (torch.searchsorted(table, height, right=True) - 1).clamp(0, len(table) - 2)
-        below, above = table[low], table[low + 1]
-        return low + ((height - below) / (above - below)).clamp(0, 1)
+    def sigma_to_t(self, sigma: float) -> float:
+        """Sigma's place in the table, with its fraction. Outside the table: the nearer end."""
+        table = self._places
+        if sigma <= 0:
+            return 0.0
+        height = sigma if self.parametrization == "flow" else math.log(sigma)
+        low = min(max(bisect_right(table, height) - 1, 0), len(table) - 2)
+        return low + min(max((height - table[low]) / (table[low + 1] - table[low]), 0.0), 1.0)
 
     def t_to_sigma(self, t: Tensor) -> Tensor:
-        """The sigma at each place in the table, which may have a fraction."""
-        table = self._table(t.device)
+        """The sigma at each place in the table, which may have a fraction. On the CPU."""
+        table = self._heights
         t = t.float().clamp(0, len(table) - 1)
         low = t.long()
         height = torch.lerp(table[low], table[(low + 1).clamp_max(len(table) - 1)], t.frac())
         return height if self.parametrization == "flow" else height.exp()
-
-    def _table(self, device: torch.device) -> Tensor:
-        if self._heights.device != device:  # moved once, not at each step
-            self._heights = self._heights.to(device)
-        return self._heights
 
     def noise_scale(self, sigma: float) -> tuple[float, float]:
         """``(a, b)`` of a start at ``sigma``: x = a · latent + b · noise.
@@ -140,27 +145,30 @@ class DiffusionModel:
         """``(a, b)`` of the data at ``sigma``: x = a · latent + b · noise."""
         return (1 - sigma, sigma) if self.parametrization == "flow" else (1.0, sigma)
 
-    def denoise(self, x: Tensor, sigma: Tensor, cond: Tensor, **extras: Tensor) -> Tensor:
+    def denoise(self, x: Tensor, sigma: float, cond: Tensor, **extras: Tensor) -> Tensor:
         """The network's estimate of the data, of the dtype of ``x``.
 
+        Everything that depends on sigma alone is a number before it meets a tensor: on a device each is one argument
+        of a kernel, not a kernel.
+
         Args:
-            x: [B, …], noisy. sigma: [B], float32. cond: [B, …], whatever the network takes.
-            extras: [B, …], likewise.
+            x: [B, …], noisy. cond: [B, …], whatever the network takes. extras: [B, …], likewise.
         """
-        wide = sigma.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1))
         match self.parametrization:
             case "flow":
-                return x - wide * self.network(x, sigma * 1000, cond, **extras).to(x.dtype)
+                scale, t = 1.0, sigma * 1000
             case "edm":
-                variance = wide**2 + _EDM_DATA**2
-                out = self.network(x / variance.sqrt(), sigma.log() / 4, cond, **extras).to(x.dtype)
-                return x * (_EDM_DATA**2 / variance) + out * (wide * _EDM_DATA / variance.sqrt())
-        variance = wide**2 + 1
-        out = self.network(x / variance.sqrt(), self.sigma_to_t(sigma), cond, **extras).to(x.dtype)
+                scale, t = 1 / math.sqrt(sigma**2 + _EDM_DATA**2), math.log(sigma) / 4
+            case _:
+                scale, t = 1 / math.sqrt(sigma**2 + 1), self.sigma_to_t(sigma)
+        times = torch.full((len(x),), t, dtype=torch.float32, device=x.device)
+        out = self.network(x if scale == 1 else x * scale, times, cond, **extras).to(x.dtype)
         match self.parametrization:
-            case "eps":
-                return x - wide * out
+            case "flow" | "eps":
+                return torch.add(x, out, alpha=-sigma)
             case "v":
-                return x / variance - out * (wide / variance.sqrt())
+                return (x * scale**2).add_(out, alpha=-sigma * scale)
+            case "edm":
+                return (x * (_EDM_DATA * scale) ** 2).add_(out, alpha=sigma * _EDM_DATA * scale)
             case _:
                 return out

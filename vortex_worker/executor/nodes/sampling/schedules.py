@@ -82,6 +82,22 @@ def kl_optimal(model: DiffusionModel, steps: int) -> Tensor:
     return _with_zero(torch.linspace(high, low, steps, dtype=torch.float64).tan())
 
 
+def linear_quadratic(model: DiffusionModel, steps: int, threshold: float = 0.025) -> Tensor:
+    """Half of the steps in even ones from the highest sigma down by ``threshold`` of it, the rest quadratic to 0.
+
+    Polyak et al. (2024, arXiv 2410.13720), "Movie Gen", section 3.4.2, in Mochi's form: both halves meet at one slope.
+    """
+    if steps == 1:
+        return _with_zero(torch.tensor([model.sigma_max]))
+    even = steps // 2
+    bent = steps - even
+    slope = threshold / even
+    step = torch.arange(steps, dtype=torch.float64)
+    past = (step - even).clamp_min(0)
+    down = step * slope + past**2 * ((1 - threshold - bent * slope) / bent**2)
+    return _with_zero((1 - down) * model.sigma_max)
+
+
 SCHEDULES: dict[str, Callable[[DiffusionModel, int], Tensor]] = {
     "normal": normal,
     "karras": karras,
@@ -90,12 +106,21 @@ SCHEDULES: dict[str, Callable[[DiffusionModel, int], Tensor]] = {
     "simple": simple,
     "ddim_uniform": ddim_uniform,
     "beta": beta,
+    "linear_quadratic": linear_quadratic,
     "kl_optimal": kl_optimal,
 }
 
 
 def sigmas_for(
-    model: DiffusionModel, schedule: str, steps: int, denoise: float = 1.0, *, drop_penultimate: bool = False
+    model: DiffusionModel,
+    schedule: str,
+    steps: int,
+    denoise: float = 1.0,
+    *,
+    drop_penultimate: bool = False,
+    first_step: int = 0,
+    last_step: int | None = None,
+    leftover: bool = False,
 ) -> list[float]:
     """The sigmas, strictly descending, of a run of ``steps`` steps that does ``denoise`` (0 to 1) of the way.
 
@@ -104,6 +129,8 @@ def sigmas_for(
 
     Args:
         drop_penultimate: a schedule of one step more, without its last sigma but one.
+        first_step, last_step: only the steps from one to before the other; none left is an empty list.
+        leftover: end at the sigma of ``last_step``; else its step goes to 0.
 
     Raises:
         ValueError: the whole schedule would have more than a million steps.
@@ -119,6 +146,13 @@ def sigmas_for(
     if drop_penultimate and len(sigmas) > 2:
         del sigmas[-2]
     sigmas = sigmas[-(steps + 1) :] if denoise <= 0.9999 else sigmas
+    if last_step is not None and last_step < len(sigmas) - 1:
+        del sigmas[last_step + 1 :]
+        if not leftover:
+            sigmas[-1] = 0.0
+    if first_step >= len(sigmas) - 1:
+        return []
+    sigmas = sigmas[first_step:]
     # A step between equal levels moves nothing, and multistep samplers would divide by its length.
     return [sigma for i, sigma in enumerate(sigmas) if i == 0 or sigma < sigmas[i - 1]]
 

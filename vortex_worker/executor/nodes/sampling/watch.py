@@ -1,0 +1,80 @@
+"""What happens at each step besides sampling: progress, previews, cancellation, and an end at NaN."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+from torch import Tensor
+
+from vortex_worker.errors import ExecutionError
+from vortex_worker.executor.context import JobContext
+from vortex_worker.executor.nodes.sampling.preview import preview_of
+
+_EVERY = 100_000_000  # ns between previews: the eye is content, and quick steps don't pay for them
+
+
+class _Seen(NamedTuple):
+    step: int
+    sigma: float
+    x: Tensor
+    denoised: Tensor
+    finite: Tensor  # a bool, maybe still being computed
+
+
+class Watch:
+    """A sampler's callback.
+
+    On a device it looks at the step before, whose result is there by then: nothing waits for the step that has just
+    been queued, and the queue holds one step at most.
+    """
+
+    def __init__(self, context: JobContext, total: int) -> None:
+        self._context = context
+        self._total = total
+        self._last: _Seen | None = None
+        self._shown = time.monotonic_ns()
+
+    def __call__(self, step: int, x: Tensor, sigma: float, denoised: Tensor) -> None:
+        """
+        Raises:
+            ExecutionError: the model gave NaN or infinity, or x held some; it names the step.
+            Cancelled, DeadlineExceeded: as the context has it.
+        """
+        # A sum is NaN or infinite if a term is.
+        seen = _Seen(step, sigma, x, denoised, denoised.sum().isfinite())
+        done: _Seen | None = seen
+        if denoised.device.type != "cpu":
+            done, self._last = self._last, seen
+        if done is None:
+            self._context.progress(step, self._total)
+            return
+        self._check(done)
+        now = time.monotonic_ns()
+        if now - self._shown < _EVERY:
+            self._context.progress(step, self._total)
+            return
+
+        def show() -> Tensor:
+            self._shown = now
+            return preview_of(done.denoised)
+
+        self._context.progress(step, self._total, preview=show)
+
+    def finish(self) -> None:
+        """After the last step.
+
+        Raises:
+            As at each step.
+        """
+        if self._last is not None:
+            self._check(self._last)
+        self._context.progress(self._total, self._total)
+
+    def _check(self, seen: _Seen) -> None:
+        if not seen.finite:
+            culprit = "the model gave" if seen.x.isfinite().all() else "the latent holds"
+            raise ExecutionError(
+                f"{culprit} NaN or infinity at step {seen.step + 1} of {self._total} (sigma {seen.sigma:.4g})",
+                {"step": str(seen.step + 1)},
+            )
