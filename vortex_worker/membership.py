@@ -141,6 +141,7 @@ def join(config: WorkerConfig, descriptors: Descriptors) -> Membership:
     """
     arena = Arena.attach(descriptors.arena, descriptors.arena_readonly, config.shm_size)
     socket = FrameSocket(_connect(config, descriptors), config.max_frame)
+    socket.spin()  # asks how many CPUs there are, which is not for later
     encoder = protocol.Encoder()
     hello = pb.Handshake(
         protocol_version=protocol.PROTOCOL_VERSION,

@@ -134,7 +134,7 @@ def test_a_fabric_is_not_closed_from_a_callback_whichever_thread_runs_it():
 
 
 INTERRUPTED = """
-import os, signal, sys, threading
+import os, signal, sys, threading, time
 import vortex_worker as vw
 
 with vw.Fabric(1, standby=0, custom_nodes=sys.argv[1], threads=1, grace=30) as fabric:
@@ -143,7 +143,8 @@ with vw.Fabric(1, standby=0, custom_nodes=sys.argv[1], threads=1, grace=30) as f
     for _ in range(3):
         def interrupt():
             while not fabric.workers()[0]["job"]:
-                pass
+                time.sleep(0.01)
+            time.sleep(0.3)  # it is the wait that is to be interrupted, not what leads to it
             os.kill(os.getpid(), signal.SIGINT)
 
         threading.Thread(target=interrupt).start()

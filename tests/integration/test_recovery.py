@@ -1,5 +1,6 @@
 """Deaths: noticed at once, told by their cause, tried again where that may help, and contained."""
 
+import functools
 import os
 import signal
 from pathlib import Path
@@ -106,15 +107,17 @@ def test_an_unknown_object_is_lost(fabric):
 
 def test_a_job_on_its_way_to_a_worker_that_is_gone_by_then_is_run_again(fabric, gate):
     """Found by the soak: it was refused, as if it were too large to send."""
-    link = next(link for link in fabric.wait_ready(60)._crew.links() if link.active)
-    submit = link.submit
+    late = []
 
-    def submit_late(task):
-        os.kill(link.process.pid, signal.SIGKILL)
-        until(lambda: not link.alive, "the burial of the worker")
+    def submit_late(link, submit, task):
+        if not late:
+            late.append(link)
+            os.kill(link.process.pid, signal.SIGKILL)
+            until(lambda: not link.alive, "the burial of the worker")
         submit(task)
 
-    link.submit = submit_late
+    for link in fabric.wait_ready(60)._crew.links():
+        link.submit = functools.partial(submit_late, link, link.submit)
     job = fabric.submit("Gate", {"gate": gate, "tensor": 7}, retries=1)
     gate.fill_(1)
     assert job.result(60)["tensor"] == 7

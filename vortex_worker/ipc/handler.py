@@ -105,7 +105,6 @@ class Handler:
     def serve(self, leisure: Iterable[Callable[[], object]] = ()) -> int:
         """Handle packets until the end; before the first, do what there is leisure for. Returns the exit status."""
         self.slot.set_status(IDLE)
-        self._socket.spin()
         try:
             for work in leisure:
                 self._take_in()

@@ -279,7 +279,7 @@ class Hostile(AbstractExecutor):
             case "lying strides":
                 result(strides=[1 << 40])
             case "out of its input":
-                handle = allocator_frame().f_locals["submit"].inputs["tensor"].tensor
+                handle = allocator_frame().f_locals["submit"].inputs["tensor"]
                 result(offset=handle.offset, nbytes=handle.nbytes + 64, shape=[handle.nbytes // 4 + 16])
             case "overlap":
                 packet(job_result=pb.JobResult(job_id=job_id, outputs={
