@@ -77,6 +77,8 @@ def load_builtin(config: WorkerConfig, membership: Membership) -> Registry:
     from vortex_worker import device
 
     membership.device = device.choose(config.device)
+    if config.wxorx:
+        device.forbid_code()  # it could make none in a job
     device.warm_up(membership.device, threads=config.threads)
     membership.prefault()
     return registry

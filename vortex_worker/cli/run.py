@@ -28,6 +28,7 @@ def run_command(
     models: tuple[str, ...],
     device: str,
     policy: str | None,
+    wxorx: bool,
     as_json: bool,
 ) -> int:
     """Run it; returns the exit status."""
@@ -39,7 +40,7 @@ def run_command(
         graph.set_values(values)  # a bad file or --set is told before any process is started
         folders = custom_nodes or _own_folder(workflow)
         with (
-            Fabric(workers, custom_nodes=folders, models=models, device=device, policy=policy) as fabric,
+            Fabric(workers, custom_nodes=folders, models=models, device=device, policy=policy, wxorx=wxorx) as fabric,
             _Bars(console, quiet=as_json) as bars,
         ):
             bars.starting(workers)

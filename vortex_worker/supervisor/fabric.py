@@ -56,6 +56,7 @@ class Fabric:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
         policy: the system-call policy jobs run under: ``execute``, ``strict``, ``cuda`` or a TOML file; ``cuda`` by
             default on such a device, else ``execute``.
+        wxorx: no memory of a worker becomes executable after lockdown; convolutions and bf16 on the CPU are slower then.
         landlock_abi: refuse to start workers where the kernel's Landlock is older than this (1 to 7).
         threads: threads of one operation in each worker; the CPUs divided among the workers by default.
         lease_size: bytes of shared memory for the live outputs of one worker. Pages are taken when touched.
@@ -86,6 +87,7 @@ class Fabric:
         models: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
         device: str = "auto",
         policy: str | None = None,
+        wxorx: bool = False,
         landlock_abi: int = 0,
         threads: int | None = None,
         lease_size: int = _GIB,
@@ -135,6 +137,7 @@ class Fabric:
             threads=max(1, cpus // workers) if threads is None else threads,
             memory_limit=memory_limit,
             log_level=log_level,
+            wxorx=wxorx,
             landlock_abi=landlock_abi,
             name_denials=True,
             allow_unsandboxed=allow_unsandboxed,
