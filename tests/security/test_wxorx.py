@@ -70,7 +70,7 @@ def test_seen_from_outside(fabric: vw.Fabric) -> None:
 @pytest.mark.parametrize("name", ["execute", "strict", "cuda"])
 def test_no_policy_lets_memory_become_executable(name: str) -> None:
     profile = matrix.Profile(name, wxorx=True)
-    tried = {call: 0 for call in ("mmap", "mprotect", "pkey_mprotect", "read")}
+    tried = dict.fromkeys(("mmap", "mprotect", "pkey_mprotect", "read"), 0)
     for vector in matrix.vectors(profile):
         found = profile.by_program(vector)
         assert found == profile.by_policy(vector)

@@ -77,7 +77,7 @@ def forbid_code() -> None:
     """Do without oneDNN, which writes a kernel for each shape as it meets it."""
     import torch
 
-    torch.backends.mkldnn.set_flags(_enabled=False)
+    torch.backends.mkldnn.set_flags(_enabled=False)  # type: ignore[no-untyped-call]
 
 
 def empty_cache() -> None:

@@ -56,7 +56,7 @@ class Fabric:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
         policy: the system-call policy jobs run under: ``execute``, ``strict``, ``cuda`` or a TOML file; ``cuda`` by
             default on such a device, else ``execute``.
-        wxorx: no memory of a worker becomes executable after lockdown; convolutions and bf16 on the CPU are slower then.
+        wxorx: no memory becomes executable after lockdown; convolutions and bf16 on the CPU are slower then.
         landlock_abi: refuse to start workers where the kernel's Landlock is older than this (1 to 7).
         threads: threads of one operation in each worker; the CPUs divided among the workers by default.
         lease_size: bytes of shared memory for the live outputs of one worker. Pages are taken when touched.
