@@ -37,6 +37,13 @@ def command() -> None:
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.  [auto]")
 @click.option("--policy", default=None, help="System-call policy: execute, strict, cuda or a TOML file.  [execute]")
 @click.option("--wxorx", is_flag=True, help="Let no memory become executable. Slower: above all bf16 on the CPU.")
+@click.option(
+    "--learn",
+    default=None,
+    metavar="FILE",
+    type=click.Path(dir_okay=False, writable=True),
+    help="UNSAFE: let denied system calls through, and write a policy that allows them.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of progress.")
 def run(**options: object) -> None:
     """Run WORKFLOW: a file in ComfyUI's API format, or "digits", an example that comes with this program."""

@@ -164,20 +164,9 @@ def redundant(policy: Policy) -> tuple[str, ...]:
     for call, rules in policy.rules.items():
         for rule in rules:
             others = [r for r in rules if r is not rule and (r.action, r.error) == (rule.action, rule.error)]
-            if (len(rules) == 1 and rule.action == policy.default) or any(_covers(other, rule) for other in others):
+            if (len(rules) == 1 and rule.action == policy.default) or any(other.covers(rule) for other in others):
                 found.append(f"{call}: {rule.reason}")
     return tuple(found)
-
-
-def _covers(wide: Rule, narrow: Rule) -> bool:
-    """Whether every argument list that satisfies ``narrow`` satisfies ``wide``."""
-    return all(
-        any(
-            c.arg == w.arg and w.mask & ~c.mask == 0 and c.value & w.mask == w.value
-            for c in narrow.conditions
-        )
-        for w in wide.conditions
-    )  # fmt: skip
 
 
 def try_all(

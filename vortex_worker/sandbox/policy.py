@@ -52,6 +52,16 @@ class Rule(NamedTuple):
             a.arg == b.arg and (a.value ^ b.value) & a.mask & b.mask for a in self.conditions for b in other.conditions
         )
 
+    def covers(self, other: Rule) -> bool:
+        """Whether every argument list that satisfies ``other`` satisfies this one."""
+        return all(
+            any(
+                c.arg == w.arg and w.mask & ~c.mask == 0 and c.value & w.mask == w.value
+                for c in other.conditions
+            )
+            for w in self.conditions
+        )  # fmt: skip
+
 
 class Policy(NamedTuple):
     """Rules by system call, in the order of the file, and what happens to every other call.

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Self
 from vortex_worker.config import HEARTBEAT_MS, LOG_LEVELS, MAX_FRAME, WorkerConfig
 from vortex_worker.errors import ConfigError, VortexError
 from vortex_worker.ipc import protocol
+from vortex_worker.sandbox.learning import Lessons
+from vortex_worker.sandbox.seccomp import load_policy
 from vortex_worker.supervisor.crew import Crew
 from vortex_worker.supervisor.job import Job, monotonic_deadline
 from vortex_worker.supervisor.memory import Memory
@@ -73,6 +75,7 @@ class Fabric:
         zygote: fork workers from a process that has imported torch, in milliseconds; False: start each
             from scratch, in seconds.
         allow_unsandboxed: also run where the kernel lacks a layer of the sandbox. Unsafe.
+        learn: let denied system calls through, and note them for :meth:`write_learned`. Unsafe.
 
     Raises:
         ConfigError: an argument is bad; the message names it.
@@ -105,6 +108,7 @@ class Fabric:
         heartbeat_ms: int = HEARTBEAT_MS,
         zygote: bool = True,
         allow_unsandboxed: bool = False,
+        learn: bool = False,
     ) -> None:
         _check_range("workers", workers, 1, 256)
         _check_range("landlock_abi", landlock_abi, 0, 99)
@@ -146,12 +150,14 @@ class Fabric:
         reserve_descriptors(workers + standby)
         self._standby = standby
         self._observers: tuple[Callable[[Job], None], ...] = ()
+        self._lessons = Lessons(load_policy(config.seccomp_policy)) if learn else None
         self._memory = Memory(client_size, lease_size, workers + standby + _SPARE_LEASES)
         try:
             self._crew = Crew(
                 config, workers, standby, self._memory,
                 zygote=zygote, queue=queue, grace=grace, start_timeout=start_timeout,
                 limits=Limits(heartbeat_timeout, stall_timeout, memory_growth), preload=preloads,
+                lessons=self._lessons,
             )  # fmt: skip
         except BaseException:
             self._memory.close()
@@ -375,6 +381,22 @@ class Fabric:
     def standbys(self) -> list[dict[str, Any]]:
         """The workers that wait to take a place, as ``workers``."""
         return [link.describe() for link in self._crew.ranks()[1]]
+
+    def write_learned(self, path: str | os.PathLike[str]) -> list[dict[str, object]]:
+        """Write what the policy lacked as a policy file that extends it; no file if it lacked nothing.
+
+        Returns:
+            the missing lines: ``{"call", "conditions", "by", "registers"}``.
+
+        Raises:
+            ConfigError: this fabric does not learn.
+            OSError: the file can't be written.
+        """
+        if self._lessons is None:
+            raise ConfigError("learn is False: this fabric learns nothing")
+        if self._lessons:
+            Path(path).write_text(self._lessons.toml(beside=os.path.dirname(os.path.abspath(path))), encoding="utf-8")
+        return self._lessons.lines()
 
     # ------------------------------------------------------------------ end
 

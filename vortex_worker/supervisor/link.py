@@ -74,6 +74,7 @@ class WorkerLink:
         self.fault = ""  # why the supervisor gave it up, if it did
         self.listener: Listener | None = None
         self.denial: Denial | None = None  # the call that it was denied, and dies of
+        self.learning = False  # denied calls are let through, to learn from them
         self.timer: TimerHandle | None = None  # until it must be ready
         self.lost = False  # it is taken for dead: whatever was in it is gone
         self.dying = False  # it is being killed, or has hung up: it gets no more jobs
@@ -234,6 +235,8 @@ class WorkerLink:
             self.report = message.sandbox
             if (self.listener is None) == ("listener" in self.report.layers):
                 raise ProtocolError("its report and the descriptor beside it disagree about a listener")
+            if self.listener is None and self.learning:
+                raise LaunchError("nothing can be learned here: a filter's listener can't be had")
             self.capabilities = message.capabilities
             self.stage = Stage.LOCKED
         else:
@@ -295,7 +298,8 @@ class WorkerLink:
                 "layers": list(self.report.layers),
                 "landlock_abi": self.report.landlock_abi,
                 "filter_sha256": self.report.filter_hash,
-                "enforced": bool(verdict and verdict.holds(_FILTERS + bool(self.listener))),
+                "enforced": bool(verdict and verdict.holds(_FILTERS + bool(self.listener))) and not self.learning,
+                "learning": self.learning,
                 "kernel": verdict._asdict() if verdict else None,
             },
         }
