@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vortex_worker.supervisor.memory import Lease
     from vortex_worker.supervisor.outputs import Outputs
     from vortex_worker.supervisor.process import Verdict, WorkerProcess
+    from vortex_worker.supervisor.rest import Rest
     from vortex_worker.supervisor.task import Task, Work
 
 _SEND_TIMEOUT = 2.0  # s; a worker that doesn't read for so long is broken
@@ -88,6 +89,7 @@ class WorkerLink:
         self.jobs_done = 0
         self.reading = threading.Lock()  # who holds it reads the socket and acts on what it gets; see inbox.py
         self.reader = 0  # the thread that does so while it waits for a job
+        self.rest: Rest | None = None  # since it was last seen idle
         self._socket = FrameSocket(process.socket_fd, config.max_frame)
         self._socket.spin()
         self._send_lock = threading.Lock()
