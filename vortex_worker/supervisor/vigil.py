@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -67,14 +68,14 @@ class Vigil:
 
     def _check_rest(self, link: WorkerLink) -> None:
         """A job's deadline ends with the job, and so must all that it has started."""
-        if not link.idle or not link.jobs_done:
+        if not link.free or not link.jobs_done:
             link.rest = None
         elif link.rest is None or link.rest.jobs != link.jobs_done:
             with contextlib.suppress(OSError):  # it has just ended
                 link.rest = Rest(link.process.pid, link.jobs_done)
         elif (unrest := link.rest.unrest()) is not None:
             with self._crew.lock:
-                if unrest > _UNREST and link.idle:  # still, and it gets no job from now on
+                if unrest > _UNREST and link.free:  # still, and it gets no job from now on
                     self._crew.give_up(
                         link, f"it has no job, and computes: something that a node left behind ({unrest:.1f} CPUs)"
                     )
