@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vortex_worker._core import lockdown
 from vortex_worker.errors import ConfigError
-from vortex_worker.sandbox import landlock, seccomp
+from vortex_worker.sandbox import landlock, macos, seccomp
 
 if TYPE_CHECKING:
     from vortex_worker.config import WorkerConfig
@@ -46,11 +46,12 @@ class Descriptors:
 class Report:
     """What holds, for the handshake."""
 
-    policy: str = "none"
+    policy: str = "null"  # no filter at all
     layers: list[str] = field(default_factory=list)
     landlock_abi: int = 0
     filter_hash: str = ""
     enforced: bool = False
+    missing: list[str] = field(default_factory=list)  # why, of each layer that could not be had
 
 
 class Programs(NamedTuple):
@@ -89,12 +90,12 @@ class Sandbox:
         if seccomp.available():
             self._programs = programs(config.seccomp_policy, config.name_denials, config.wxorx)
         else:
-            self._give_up("this system has no seccomp")
+            self._do_without()
         descriptors = _open_descriptors(config)
         keep = [1, 2, descriptors.arena, descriptors.arena_readonly]
         if descriptors.socket >= 0:
             keep.append(descriptors.socket)
-        if config.wxorx:
+        if config.wxorx and self._programs is not None:
             self._maps = os.open("/proc/self/maps", os.O_RDONLY | os.O_CLOEXEC)
             keep.append(self._maps)
         limits: dict[str, int] = {"file_size": _log_limit()}
@@ -194,9 +195,19 @@ class Sandbox:
         else:
             self._report.layers += names
 
+    def _do_without(self) -> None:
+        """Another system than Linux, or a build without libseccomp: what the system confines us by, or nothing."""
+        config = self._config
+        confined = macos.require_sandbox(config.custom_nodes, allow_unsandboxed=config.allow_unsandboxed)
+        if confined == "none":
+            self._give_up("this build has no seccomp")
+        else:
+            self._report.layers.append(confined)
+
     def _give_up(self, why: str) -> None:
         if not self._config.allow_unsandboxed:
             raise SandboxError(f"{why}; VORTEX_ALLOW_UNSANDBOXED=1 runs without it")
+        self._report.missing.append(why)
 
 
 @functools.cache  # a zygote finds them before it forks
