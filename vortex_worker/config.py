@@ -15,6 +15,7 @@
 ``VORTEX_HEARTBEAT_MS``       interval of the heartbeat; the supervisor's answer overrides it
 ``VORTEX_THREADS``            threads of one operation; 0: torch's own choice
 ``VORTEX_MEMORY_LIMIT``       bytes of private memory (RLIMIT_DATA); 0: none
+``VORTEX_WXORX``              ``1``: no memory is executable that may be, or was, written after lockdown: slower
 ``VORTEX_LANDLOCK_ABI``       refuse to run where the kernel's Landlock is older than this ABI
 ``VORTEX_NAME_DENIALS``       ``1``: hand the supervisor, with the second handshake, a descriptor by
                               which the kernel tells it of denied calls (docs/sandbox.md)
@@ -54,6 +55,7 @@ class WorkerConfig:
     heartbeat_ms: int = HEARTBEAT_MS
     threads: int = 0
     memory_limit: int = 0
+    wxorx: bool = False
     landlock_abi: int = 0
     name_denials: bool = False
     allow_unsandboxed: bool = False
@@ -99,6 +101,7 @@ class WorkerConfig:
             heartbeat_ms=env.number("VORTEX_HEARTBEAT_MS", HEARTBEAT_MS, 1, 60_000, "milliseconds"),
             threads=env.number("VORTEX_THREADS", 0, 0, 4096, "a count of threads"),
             memory_limit=env.number("VORTEX_MEMORY_LIMIT", 0, 0, 1 << 62, "a size in bytes"),
+            wxorx=env.choice("VORTEX_WXORX", "0", ("0", "1")) == "1",
             landlock_abi=env.number("VORTEX_LANDLOCK_ABI", 0, 0, 99, "an ABI number"),
             name_denials=env.choice("VORTEX_NAME_DENIALS", "0", ("0", "1")) == "1",
             allow_unsandboxed=env.choice("VORTEX_ALLOW_UNSANDBOXED", "0", ("0", "1")) == "1",
@@ -118,6 +121,7 @@ class WorkerConfig:
             "VORTEX_HEARTBEAT_MS": str(self.heartbeat_ms),
             "VORTEX_THREADS": str(self.threads),
             "VORTEX_MEMORY_LIMIT": str(self.memory_limit),
+            "VORTEX_WXORX": "1" if self.wxorx else "0",
             "VORTEX_LANDLOCK_ABI": str(self.landlock_abi),
             "VORTEX_NAME_DENIALS": "1" if self.name_denials else "0",
             "VORTEX_ALLOW_UNSANDBOXED": "1" if self.allow_unsandboxed else "0",

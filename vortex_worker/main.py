@@ -52,6 +52,8 @@ def live(config: WorkerConfig, log: Logger) -> int:
     registry = load_builtin(config, membership)  # built-in nodes; thread pool, first kernels, device
 
     listener = sandbox.lock_down()  # S2: the filter jobs run under, on all threads; canary
+    if not sandbox.report().enforced:
+        log.warning("worker.unsandboxed", missing=sandbox.report().missing)
     membership.announce_locked(registry, sandbox.report(), listener)  # the kernel tells it what is denied
     sandbox.seal()  # no descriptor leaves any more, and no filter comes on top
 
@@ -77,6 +79,8 @@ def load_builtin(config: WorkerConfig, membership: Membership) -> Registry:
     from vortex_worker import device
 
     membership.device = device.choose(config.device)
+    if config.wxorx:
+        device.forbid_code()  # it could make none in a job
     device.warm_up(membership.device, threads=config.threads)
     membership.prefault()
     return registry

@@ -30,7 +30,8 @@ MAY_IMPORT = {
         "main", "membership", "engine", "executor", "device", "ipc", "sandbox", "_core", "config", "errors", "logging",
     },
     "supervisor": {
-        "supervisor", "ipc", "shm", "bridge", "_core", "config", "errors", "logging", "executor.ports", "executor.validation",  # noqa: E501
+        "supervisor", "ipc", "shm", "bridge", "sandbox", "_core", "config", "errors", "logging", "executor.ports",
+        "executor.validation",
     },
     "examples": {"executor"},
     "observe": {"supervisor", "errors"},

@@ -4,8 +4,8 @@ the order of ``main``; what each lock is for stands in csrc/lockdown.h, landlock
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.ref cimport Py_INCREF
-from libc.errno cimport EBUSY, EINVAL, ENOMSG, ENOSYS, EPERM
-from libc.stdint cimport uint64_t
+from libc.errno cimport EBUSY, EINVAL, ENOMSG, ENOSYS, EPERM, errno as errno_
+from libc.stdint cimport uint64_t, uintptr_t
 
 from vortex_worker._core._check cimport check
 from vortex_worker._core.arena cimport vw_arena
@@ -13,6 +13,11 @@ from vortex_worker._core.slots cimport Slot
 
 import errno
 import os
+
+cdef extern from "<sys/mman.h>" nogil:
+    int mprotect(void *address, size_t size, int protection)
+    enum: PROT_READ
+    enum: PROT_EXEC
 
 # Landlock's file rights. For a file: EXECUTE, WRITE_FILE, READ_FILE, TRUNCATE, IOCTL_DEV; for a
 # folder and everything below it: all.
@@ -203,6 +208,42 @@ def install_filter(bytes program not None, *, bint all_threads, bint listener=Fa
     if rc < 0:
         raise OSError(-rc, f"seccomp: {os.strerror(-rc)}")
     return rc if listener else None
+
+
+def freeze_code(int maps):
+    """Take the right to write from all memory of this process that may be executed, and see that it is so.
+
+    Args:
+        maps: a descriptor of /proc/self/maps, opened before Landlock closed it.
+
+    Raises:
+        OSError: the kernel refuses.
+        RuntimeError: some memory is writable and executable all the same, or everything is (personality(2),
+            READ_IMPLIES_EXEC).
+    """
+    for start, end in _writable_code(maps):
+        if mprotect(<void *><uintptr_t>start, end - start, PROT_READ | PROT_EXEC) < 0:
+            raise OSError(errno_, f"freezing code at {start:#x}: {os.strerror(errno_)}")
+    left = _writable_code(maps)
+    if left:
+        raise RuntimeError(f"{len(left)} pieces of memory can be written and executed")
+
+
+def _writable_code(int maps):
+    """``(start, end)`` of each mapping that can be."""
+    text = b""
+    os.lseek(maps, 0, os.SEEK_SET)
+    while piece := os.read(maps, 1 << 16):
+        text += piece
+    found = []
+    for line in text.splitlines():
+        bounds, rights, _, _, _, *name = line.split(None, 5)
+        if b"w" in rights and b"x" in rights:
+            if name and name[0].startswith((b"[heap]", b"[stack")):
+                raise RuntimeError(f"{name[0].decode()} is executable")
+            start, end = bounds.split(b"-")
+            found.append((int(start, 16), int(end, 16)))
+    return found
 
 
 def canary(path, expected=(errno.EACCES, errno.EPERM)):

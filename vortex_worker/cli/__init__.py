@@ -36,6 +36,14 @@ def command() -> None:
 )
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.  [auto]")
 @click.option("--policy", default=None, help="System-call policy: execute, strict, cuda or a TOML file.  [execute]")
+@click.option("--wxorx", is_flag=True, help="Let no memory become executable. Slower: above all bf16 on the CPU.")
+@click.option(
+    "--learn",
+    default=None,
+    metavar="FILE",
+    type=click.Path(dir_okay=False, writable=True),
+    help="UNSAFE: let denied system calls through, and write a policy that allows them.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of progress.")
 def run(**options: object) -> None:
     """Run WORKFLOW: a file in ComfyUI's API format, or "digits", an example that comes with this program."""
@@ -65,16 +73,17 @@ def nodes(custom_nodes: tuple[str, ...], as_json: bool) -> None:
     metavar="POLICY",
     help="bootstrap, execute, strict or a TOML file; several with --matrix.  [execute; all for --matrix]",
 )
+@click.option("--wxorx", is_flag=True, help="Of workers that let no memory become executable.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor(matrix: bool, profiles: tuple[str, ...], as_json: bool) -> None:
+def doctor(matrix: bool, profiles: tuple[str, ...], wxorx: bool, as_json: bool) -> None:
     """Tell what this machine can enforce, and what is in force."""
     from vortex_worker.cli.doctor import doctor_command, matrix_command
 
     if matrix:
-        sys.exit(matrix_command(profiles, as_json))
+        sys.exit(matrix_command(profiles, wxorx, as_json))
     if len(profiles) > 1:
         raise click.UsageError("one --profile at a time, unless with --matrix")
-    sys.exit(doctor_command(profiles[0] if profiles else "execute", as_json))
+    sys.exit(doctor_command(profiles[0] if profiles else "execute", wxorx, as_json))
 
 
 @command.command()

@@ -24,11 +24,11 @@ _LANDLOCK = (
 _SHOWN = 20  # mismatches in a table; --json has all
 
 
-def doctor_command(policy: str, as_json: bool) -> int:
+def doctor_command(policy: str, wxorx: bool, as_json: bool) -> int:
     """Look at the machine, start a worker, and tell what the kernel says of it. Returns the exit status."""
     report: dict[str, Any] = {"machine": _machine()}
     try:
-        with Fabric(1, policy=policy, standby=0) as fabric:
+        with Fabric(1, policy=policy, wxorx=wxorx, standby=0) as fabric:
             (worker,) = fabric.wait_ready().workers()
             report["worker"] = worker["sandbox"]
     except VortexError as error:
@@ -49,7 +49,7 @@ def doctor_command(policy: str, as_json: bool) -> int:
     return 0 if enforced else EXIT_FAILED
 
 
-def matrix_command(profiles: tuple[str, ...], as_json: bool) -> int:
+def matrix_command(profiles: tuple[str, ...], wxorx: bool, as_json: bool) -> int:
     """Try every system call under the real locks. Returns the exit status: 0 if all is as the policies say."""
     from vortex_worker._core import probe
     from vortex_worker.sandbox import matrix
@@ -64,7 +64,7 @@ def matrix_command(profiles: tuple[str, ...], as_json: bool) -> int:
         with Progress(*columns, console=errors, transient=True) as progress:
             for name in profiles or matrix.PROFILES:
                 task = progress.add_task(f"[b]{name}", total=None)
-                findings.append(matrix.try_all(name, tell=partial(_tell, progress, task)))
+                findings.append(matrix.try_all(name, tell=partial(_tell, progress, task), wxorx=wxorx))
     except ConfigError as error:
         errors.print(str(error), style="red", markup=False)
         return EXIT_USAGE

@@ -28,6 +28,8 @@ def run_command(
     models: tuple[str, ...],
     device: str,
     policy: str | None,
+    wxorx: bool,
+    learn: str | None,
     as_json: bool,
 ) -> int:
     """Run it; returns the exit status."""
@@ -38,13 +40,28 @@ def run_command(
         graph = Graph.read(workflow)
         graph.set_values(values)  # a bad file or --set is told before any process is started
         folders = custom_nodes or _own_folder(workflow)
+        if learn is not None:
+            _warn_of_learning(console, learn)
         with (
-            Fabric(workers, custom_nodes=folders, models=models, device=device, policy=policy) as fabric,
+            Fabric(
+                workers,
+                custom_nodes=folders,
+                models=models,
+                device=device,
+                policy=policy,
+                wxorx=wxorx,
+                learn=learn is not None,
+            ) as fabric,
             _Bars(console, quiet=as_json) as bars,
         ):
             bars.starting(workers)
             _report_plugins(fabric, console)
-            result = fabric.run_workflow(workflow, output_dir=output, settings=values, progress=bars)
+            try:
+                result = fabric.run_workflow(workflow, output_dir=output, settings=values, progress=bars)
+            finally:
+                if learn is not None:
+                    learned = fabric.write_learned(learn)
+                    _tell_learned(console, learn, learned)
     except WorkflowError as error:
         return _fail(console, as_json, EXIT_USAGE, "the workflow can't run", error, problems=error.problems)
     except ConfigError as error:
@@ -52,7 +69,10 @@ def run_command(
     except VortexError as error:
         return _fail(console, as_json, EXIT_FAILED, "the workflow failed", error)
     if as_json:
-        print(json.dumps(as_dict(result)))
+        report = as_dict(result)
+        if learn is not None:
+            report["learned"] = learned
+        print(json.dumps(report))
     else:
         _show(console, result)
     return 0
@@ -90,6 +110,25 @@ def _report_plugins(fabric: Fabric, console: Console) -> None:
         console.print(f"[yellow]custom nodes {escape(plugin)} did not load:[/] {escape(message)}", highlight=False)
 
 
+def _warn_of_learning(console: Console, path: str) -> None:
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise ConfigError(f"--learn {path}: there is no folder {folder}")
+    console.print(
+        "[bold red]UNSAFE: learning.[/] Denied system calls are let through. Only for code that you trust.",
+        highlight=False,
+    )
+
+
+def _tell_learned(console: Console, path: str, learned: list[dict[str, object]]) -> None:
+    if not learned:
+        console.print("learned: the policy lacks nothing for this; no file is written", highlight=False)
+        return
+    calls = ", ".join(sorted({str(line["call"]) for line in learned}))
+    console.print(f"learned: {len(learned)} missing lines ({escape(calls)}), written to [bold]{escape(path)}[/]")
+    console.print("[bold red]unsafe until you have read it[/]: keep what you can explain", highlight=False)
+
+
 def _fail(
     console: Console,
     as_json: bool,
@@ -119,9 +158,12 @@ def _fail(
 def _show(console: Console, result: WorkflowResult) -> None:
     layers = {layer for worker in result.workers for layer in worker["sandbox"]["layers"]}
     enforced = all(worker["sandbox"]["enforced"] for worker in result.workers)
+    learning = any(worker["sandbox"]["learning"] for worker in result.workers)
     for file in result.files:
         console.print(f"wrote [bold]{escape(file)}[/]", highlight=False)
     state = "[green]sandboxed[/] by " + ", ".join(sorted(layers)) if enforced else "[bold red]NOT sandboxed[/]"
+    if learning:
+        state = "[bold red]NOT sandboxed: learning[/]"
     console.print(f"{len(result.nodes)} nodes in {result.seconds:.2f} s, {state}", highlight=False)
 
 

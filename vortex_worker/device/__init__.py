@@ -78,6 +78,13 @@ def first_kernels() -> list[Callable[[], object]]:
     return cpu.first_kernels()
 
 
+def forbid_code() -> None:
+    """Have torch compute without machine code that it makes as it runs. Convolutions and bf16 get slower, bf16 much."""
+    from vortex_worker.device import cpu
+
+    cpu.forbid_code()
+
+
 def seed_anew() -> None:
     """Give the global generators of torch and NumPy seeds of their own: after a fork, they are the parent's."""
     import numpy

@@ -73,6 +73,13 @@ def first_kernels() -> list[Callable[[], object]]:
     ]
 
 
+def forbid_code() -> None:
+    """Do without oneDNN, which writes a kernel for each shape as it meets it."""
+    import torch
+
+    torch.backends.mkldnn.set_flags(_enabled=False)  # type: ignore[no-untyped-call]
+
+
 def empty_cache() -> None:
     """Give free heap pages back: glibc keeps them otherwise."""
     import ctypes

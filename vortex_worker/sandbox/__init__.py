@@ -4,6 +4,9 @@
     policy_file.py  reads one, and refuses what is not certain
     policy.py       a policy as data: what it says of a call
     seccomp.py      a policy → the program that the kernel runs
+    bpf.py          evaluates such a program without a kernel
+    matrix.py       holds policy, program and kernel against each other, call by call
+    learning.py     what a policy lacks, learned from the calls that it denied
     landlock.py     which files may be read
     preload.py      what is imported before lockdown, because it can't be afterwards
     import_hook.py  clear errors for custom nodes (not a boundary)

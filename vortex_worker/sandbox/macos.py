@@ -46,7 +46,9 @@ def require_sandbox(custom_nodes: Sequence[str], *, allow_unsandboxed: bool = Fa
         cure = (
             "run inside an application signed with the App Sandbox entitlements (sandbox/entitlements.plist)"
             if sys.platform == "darwin"
-            else "use Linux, which has one"
+            else "build vortex-worker with libseccomp"
+            if sys.platform == "linux"
+            else "use Linux, which has a sandbox"
         )
         raise ConfigError(
             f"custom nodes are configured ({', '.join(custom_nodes)}), but nothing confines this process on "

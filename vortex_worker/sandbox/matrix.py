@@ -83,13 +83,16 @@ Decision = tuple[str, int]
 class Profile:
     """A policy as a worker meets it: over the bootstrap filter, unless it is that one."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, wxorx: bool = False) -> None:
         self.name = name
+        self.wxorx = wxorx
         self.setting = "execute" if name == "bootstrap" else name  # of the worker
         policy = seccomp.load_policy(self.setting)
+        if wxorx:
+            policy = policy.without_code()
         bootstrap = seccomp.load_policy("bootstrap").including(policy)
         self.layers = [bootstrap] if name == "bootstrap" else [policy, bootstrap]  # newest first
-        compiled = programs(self.setting, False)
+        compiled = programs(self.setting, False, wxorx)
         readable(())  # once, not in each child
         code = [compiled.bootstrap.code] if name == "bootstrap" else [compiled.execute.code, compiled.bootstrap.code]
         self._machines = [bpf.Machine(program) for program in code]
@@ -161,20 +164,9 @@ def redundant(policy: Policy) -> tuple[str, ...]:
     for call, rules in policy.rules.items():
         for rule in rules:
             others = [r for r in rules if r is not rule and (r.action, r.error) == (rule.action, rule.error)]
-            if (len(rules) == 1 and rule.action == policy.default) or any(_covers(other, rule) for other in others):
+            if (len(rules) == 1 and rule.action == policy.default) or any(other.covers(rule) for other in others):
                 found.append(f"{call}: {rule.reason}")
     return tuple(found)
-
-
-def _covers(wide: Rule, narrow: Rule) -> bool:
-    """Whether every argument list that satisfies ``narrow`` satisfies ``wide``."""
-    return all(
-        any(
-            c.arg == w.arg and w.mask & ~c.mask == 0 and c.value & w.mask == w.value
-            for c in narrow.conditions
-        )
-        for w in wide.conditions
-    )  # fmt: skip
 
 
 def try_all(
@@ -183,6 +175,7 @@ def try_all(
     threads: tuple[str, ...] = THREADS,
     step: int = 1,
     tell: Callable[[int, int], object] = lambda done, of: None,
+    wxorx: bool = False,
 ) -> Finding:
     """Try every vector of a profile in the main thread, and every number in the others.
 
@@ -191,12 +184,13 @@ def try_all(
         step: try each ``step``-th only.
         threads: of ``main``, ``python`` and ``openmp``.
         tell: called with how many calls are done, and of how many.
+        wxorx: as of workers that let no memory become executable.
 
     Raises:
         ConfigError: no such policy.
         RuntimeError: a child could not be locked, or ended in a way that no call explains.
     """
-    profile = Profile(name)
+    profile = Profile(name, wxorx=wxorx)
     everything = list(vectors(profile))[::step]
     numbers = [vector for vector in vectors(profile, arguments=False) if vector.args == (0,) * MAX_ARGS][::step]
     total = sum(len(everything if thread == "main" else numbers) for thread in threads)
@@ -307,7 +301,12 @@ class _Prober:
         arena = Arena.create(4 << 20)
         _ours, theirs = socket.socketpair()
         sandbox = Sandbox(
-            WorkerConfig(socket=f"fd:{theirs.fileno()}", shm_fd=arena.fd, seccomp_policy=self._profile.setting)
+            WorkerConfig(
+                socket=f"fd:{theirs.fileno()}",
+                shm_fd=arena.fd,
+                seccomp_policy=self._profile.setting,
+                wxorx=self._profile.wxorx,
+            )
         )
         sandbox.isolate()
         if held_back:

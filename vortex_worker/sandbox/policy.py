@@ -6,6 +6,7 @@ libseccomp: a policy can be asked on any machine what it would do.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -18,6 +19,10 @@ SELF_PID = 0x5E1F_91D0
 MAX_ARGS = 6  # registers that carry arguments
 LOW_32_BITS = 0xFFFF_FFFF
 ALL_64_BITS = 0xFFFF_FFFF_FFFF_FFFF
+
+_PROTECTION = 2  # the argument of mmap and its like that says what may be done with the memory
+_PROT_EXEC = 4
+_MAKE_CODE = ("mmap", "mprotect", "pkey_mprotect")
 
 
 class Condition(NamedTuple):
@@ -46,6 +51,16 @@ class Rule(NamedTuple):
         return any(
             a.arg == b.arg and (a.value ^ b.value) & a.mask & b.mask for a in self.conditions for b in other.conditions
         )
+
+    def covers(self, other: Rule) -> bool:
+        """Whether every argument list that satisfies ``other`` satisfies this one."""
+        return all(
+            any(
+                c.arg == w.arg and w.mask & ~c.mask == 0 and c.value & w.mask == w.value
+                for c in other.conditions
+            )
+            for w in self.conditions
+        )  # fmt: skip
 
 
 class Policy(NamedTuple):
@@ -80,6 +95,25 @@ class Policy(NamedTuple):
             rules[call] = ours if ours is theirs else _union(ours, theirs)
         return self._replace(rules=rules)
 
+    def without_code(self) -> Policy:
+        """This policy, less all that makes memory executable: that fails with EACCES.
+
+        With it, memory that nobody may write and execute at once when it comes into force stays so.
+        """
+        reason = "W^X: no memory becomes executable after lockdown."
+        rules = dict(self.rules)
+        for call in _MAKE_CODE:
+            if call in rules:
+                refused = Rule(
+                    call, "errno", errno.EACCES, (Condition(_PROTECTION, _PROT_EXEC, _PROT_EXEC),), reason, "wxorx"
+                )
+                data = [kept for rule in rules[call] if (kept := _of_data(rule)) is not None]
+                rules[call] = (*data, refused)
+        # libffi's last resort for a callback (ctypes): code in a memory file. Refused, ctypes raises MemoryError.
+        reason = "ctypes callbacks, which are made of code."
+        rules.setdefault("memfd_create", (Rule("memfd_create", "errno", errno.EACCES, (), reason, "wxorx"),))
+        return self._replace(rules=rules)
+
     @property
     def allowed(self) -> tuple[str, ...]:
         """Calls that are allowed with some or all arguments."""
@@ -89,6 +123,20 @@ class Policy(NamedTuple):
     def refused(self) -> tuple[str, ...]:
         """Calls that only ever fail with an ``errno``."""
         return tuple(c for c, rules in self.rules.items() if all(r.action == "errno" for r in rules))
+
+
+def _of_data(rule: Rule) -> Rule | None:
+    """The rule for memory that is not executable; None if it is only about memory that is."""
+    mask = value = 0
+    others = []
+    for condition in rule.conditions:
+        if condition.arg == _PROTECTION:  # libseccomp takes one condition an argument
+            mask, value = mask | condition.mask, value | condition.value
+        else:
+            others.append(condition)
+    if value & _PROT_EXEC:
+        return None
+    return rule._replace(conditions=tuple(sorted((*others, Condition(_PROTECTION, mask | _PROT_EXEC, value)))))
 
 
 def _union(ours: tuple[Rule, ...], theirs: tuple[Rule, ...]) -> tuple[Rule, ...]:

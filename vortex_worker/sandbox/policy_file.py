@@ -87,10 +87,11 @@ def read_policy(path: str) -> Policy:
 
 
 class _Reader:
-    """One file on its way to a :class:`Policy`. Holds only what error messages need."""
+    """One file on its way to a :class:`Policy`. Holds only what error messages need, and who extends it."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, extended_by: tuple[str, ...] = ()) -> None:
         self.path = path
+        self._chain = (*extended_by, os.path.realpath(path))
 
     def fail(self, where: str, problem: str) -> ConfigError:
         return ConfigError(": ".join(part for part in (f"policy {self.path}", where, problem) if part))
@@ -147,9 +148,14 @@ class _Reader:
         return action, self.reason(where, value)
 
     def base(self, name: Any) -> Policy:
-        """The policy that this one extends. Only those of this package, which extend nothing endlessly."""
+        """The policy that this one extends: one of this package by its name, or a file, seen from this one."""
+        if isinstance(name, str) and name.endswith(".toml") and "\0" not in name:
+            path = os.path.join(os.path.dirname(self.path), name)
+            if os.path.realpath(path) in self._chain:
+                raise self.fail("extends", f"is {name!r}, and so the policy extends itself")
+            return _Reader(path, self._chain).policy()
         if not isinstance(name, str) or not name.isidentifier():
-            raise self.fail("extends", f"is {name!r}; it takes the name of a policy such as 'execute'")
+            raise self.fail("extends", f"is {name!r}; it takes the name of a policy such as 'execute', or a TOML file")
         if os.path.abspath(self.path) == os.path.join(POLICIES, name + ".toml"):
             raise self.fail("extends", "names the policy itself")
         return shipped_policy(name)

@@ -14,6 +14,7 @@ import importlib.util
 import os
 import pkgutil
 import platform
+import tempfile
 
 from vortex_worker import _core
 
@@ -101,6 +102,10 @@ def preload_diffusion() -> list[str]:
     if not all(importlib.util.find_spec(name) for name in ("diffusers", "transformers")):
         return list(DIFFUSION)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # there is no network to look for models in
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:  # Landlock holds already, and torch's compiler insists on a folder for its cache
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", "/")
     return _import_all(DIFFUSION)
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vortex_worker._core import lockdown
 from vortex_worker.errors import ConfigError
-from vortex_worker.sandbox import landlock, seccomp
+from vortex_worker.sandbox import landlock, macos, seccomp
 
 if TYPE_CHECKING:
     from vortex_worker.config import WorkerConfig
@@ -46,11 +46,12 @@ class Descriptors:
 class Report:
     """What holds, for the handshake."""
 
-    policy: str = "none"
+    policy: str = "null"  # no filter at all
     layers: list[str] = field(default_factory=list)
     landlock_abi: int = 0
     filter_hash: str = ""
     enforced: bool = False
+    missing: list[str] = field(default_factory=list)  # why, of each layer that could not be had
 
 
 class Programs(NamedTuple):
@@ -71,6 +72,7 @@ class Sandbox:
         self._report = Report()
         self._programs: Programs | None = None
         self._listening = False
+        self._maps = -1  # /proc/self/maps, from before Landlock, until lockdown
 
     def isolate(self) -> Descriptors:
         """S0. Open the arena; close everything else; give up session, capabilities and limits.
@@ -86,13 +88,16 @@ class Sandbox:
         # system calls that no filter here allows; and there is nothing of a worker's in a home.
         os.environ["HOME"] = "/nonexistent"
         if seccomp.available():
-            self._programs = programs(config.seccomp_policy, config.name_denials)
+            self._programs = programs(config.seccomp_policy, config.name_denials, config.wxorx)
         else:
-            self._give_up("this system has no seccomp")
+            self._do_without()
         descriptors = _open_descriptors(config)
         keep = [1, 2, descriptors.arena, descriptors.arena_readonly]
         if descriptors.socket >= 0:
             keep.append(descriptors.socket)
+        if config.wxorx and self._programs is not None:
+            self._maps = os.open("/proc/self/maps", os.O_RDONLY | os.O_CLOEXEC)
+            keep.append(self._maps)
         limits: dict[str, int] = {"file_size": _log_limit()}
         if config.memory_limit:
             limits["data"] = config.memory_limit
@@ -135,6 +140,10 @@ class Sandbox:
             SandboxError: the kernel refuses the filter, or the canary got through.
         """
         listener = -1
+        if self._maps >= 0:
+            with self._layer("wxorx"):
+                lockdown.freeze_code(self._maps)
+            os.close(self._maps)
         if self._programs is not None:
             with self._layer("seccomp-execute"):
                 listener = self._install_execute(self._programs)
@@ -186,9 +195,19 @@ class Sandbox:
         else:
             self._report.layers += names
 
+    def _do_without(self) -> None:
+        """Another system than Linux, or a build without libseccomp: what the system confines us by, or nothing."""
+        config = self._config
+        confined = macos.require_sandbox(config.custom_nodes, allow_unsandboxed=config.allow_unsandboxed)
+        if confined == "none":
+            self._give_up("this build has no seccomp")
+        else:
+            self._report.layers.append(confined)
+
     def _give_up(self, why: str) -> None:
         if not self._config.allow_unsandboxed:
             raise SandboxError(f"{why}; VORTEX_ALLOW_UNSANDBOXED=1 runs without it")
+        self._report.missing.append(why)
 
 
 @functools.cache  # a zygote finds them before it forks
@@ -198,8 +217,11 @@ def readable(folders: tuple[str, ...]) -> list[tuple[bytes, int]]:
 
 
 @functools.cache  # a zygote compiles them before it forks
-def programs(policy: str, name_denials: bool) -> Programs:
+def programs(policy: str, name_denials: bool, wxorx: bool = False) -> Programs:
     """The filters of start-up and of jobs, for the policy of that name or file.
+
+    With ``wxorx``, that of jobs lets no memory become executable; the one of start-up, which loads extension
+    modules, stays as it is.
 
     Where filters disagree, the kernel takes the strictest answer, and among equals the newest filter's. So if a
     listener is to hear of denied calls, the bootstrap filter must not kill by itself: before the lockdown, when
@@ -209,6 +231,8 @@ def programs(policy: str, name_denials: bool) -> Programs:
         ConfigError: it can't be read, or is malformed.
     """
     execute = seccomp.load_policy(policy)
+    if wxorx:
+        execute = execute.without_code()
     bootstrap = seccomp.load_policy("bootstrap").including(execute)
     first = seccomp.compile_policy(bootstrap, notify=name_denials)
     second = seccomp.compile_policy(execute)

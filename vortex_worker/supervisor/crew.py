@@ -11,12 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from vortex_worker._core.process import signal_thread
 from vortex_worker.errors import (
     FabricClosed,
     LaunchError,
@@ -26,6 +24,7 @@ from vortex_worker.errors import (
 from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
 from vortex_worker.supervisor.deathwatch import DeathWatch
+from vortex_worker.supervisor.denials import Denials
 from vortex_worker.supervisor.inbox import Inbox
 from vortex_worker.supervisor.jobs import Jobs
 from vortex_worker.supervisor.launcher import Launcher
@@ -36,12 +35,12 @@ from vortex_worker.supervisor.vigil import Limits, Vigil
 
 if TYPE_CHECKING:
     from vortex_worker.config import WorkerConfig
+    from vortex_worker.sandbox.learning import Lessons
     from vortex_worker.supervisor.memory import Memory
     from vortex_worker.supervisor.task import Work
 
 log = logging.getLogger("vortex_worker")
 
-_LAST_WORDS = 0.05  # s that a worker has to say where its denied call came from
 _LOOK, _LOOKS = 0.0002, 20  # s between looks at whether a worker is really dying, and how often
 
 
@@ -61,6 +60,7 @@ class Crew:
         limits: Limits,
         start_timeout: float,
         preload: list[Work],
+        lessons: Lessons | None,
     ) -> None:
         self.memory = memory
         self._grace = grace
@@ -84,6 +84,7 @@ class Crew:
         self.preloads = Preloads(self, preload)
         self._launcher = Launcher(self, config, memory, zygote=zygote)
         self._nursery = self._launcher.nursery
+        self._denials = Denials(self, lessons)
         self._deathwatch = DeathWatch(lambda link: self.call(self._on_sign_of_death, link))
         self._thread = threading.Thread(target=self._serve, name="vortex-fabric", daemon=True)
         self._thread.start()
@@ -193,6 +194,11 @@ class Crew:
         if places:
             self._settled = False
 
+    def condemn(self, link: WorkerLink) -> None:
+        """A worker that is about to be ended: it gets no more jobs, and another takes its place."""
+        link.dying = True
+        self._settled = False
+
     def kill(self, link: WorkerLink) -> None:
         """End a worker, and let another take its place at the next ``promote``. What follows, follows from its exit."""
         link.kill()
@@ -246,6 +252,7 @@ class Crew:
     def adopt(self, link: WorkerLink) -> None:
         """Watch a worker that was launched."""
         with self.lock:
+            link.learning = self._denials.learning
             self._links[link.index] = link
             if self.closing:
                 link.kill()
@@ -280,7 +287,7 @@ class Crew:
         with self.lock:
             link.shake_hands(message)
             if link.stage is Stage.LOCKED and link.listener is not None:
-                self.loop.add_reader(link.listener.fd, self._on_denied, link)
+                self.loop.add_reader(link.listener.fd, self._denials.heard, link)
             if link.stage is Stage.READY:
                 self._launcher.locked_down()
                 self._deathwatch.add(link)
@@ -304,27 +311,6 @@ class Crew:
             started = self.jobs.assign()
             self.changed.notify_all()
         self.jobs.send(started)
-
-    def _on_denied(self, link: WorkerLink) -> None:
-        """The kernel holds back a call of this worker, which dies of it."""
-        assert link.listener is not None
-        denial = link.listener.receive()
-        if denial is None:
-            if not link.process.runs():
-                self.loop.remove_reader(link.listener.fd)  # it hung up, and on_exit follows
-        elif link.denial is None:
-            link.denial = denial
-            link.dying = True
-            self._settled = False
-            log.warning("worker %s is killed: its sandbox denied it %s", link.worker_id, denial)
-            # Where was it? Its fault handler writes that to its log, and the kernel restarts the call: then, or
-            # when it does not answer, for the handler is only its own, it dies.
-            if signal_thread(link.process.pid, denial.thread, signal.SIGSYS):
-                self.loop.call_later(_LAST_WORDS, link.kill)
-            else:
-                link.kill()
-        else:
-            link.kill()
 
     def give_up(self, link: WorkerLink, why: str) -> None:
         """Kill a worker that broke the rules or does not answer. ``on_exit`` does the rest."""

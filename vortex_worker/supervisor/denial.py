@@ -8,6 +8,7 @@ signal handlers, descriptors or memory.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
@@ -15,10 +16,15 @@ import struct
 from typing import NamedTuple
 
 from vortex_worker.errors import LaunchError
+from vortex_worker.sandbox import bpf
 
 # struct seccomp_notif: u64 id; u32 pid, flags; struct seccomp_data {int nr; u32 arch; u64 address, args[6]}
 _NOTIFICATION = struct.Struct("=QIIiIQ6Q")
 _RECEIVE = 0xC050_2100  # SECCOMP_IOCTL_NOTIF_RECV
+# struct seccomp_notif_resp: u64 id; s64 value; s32 error; u32 flags
+_RESPONSE = struct.Struct("=QqiI")
+_SEND = 0xC018_2101  # SECCOMP_IOCTL_NOTIF_SEND
+_CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
 _LINK = "anon_inode:seccomp notify"
 _X32 = 0x4000_0000
 
@@ -30,6 +36,8 @@ class Denial(NamedTuple):
     number: int
     args: tuple[int, ...]  # the six registers, whatever the call makes of them
     thread: int  # which made it
+    native: bool  # whether it is a call of this architecture, so that a policy could mention it
+    id: int  # by which the kernel knows it
 
     def __str__(self) -> str:
         return f"{self.call} (system call {self.number}, registers {', '.join(map(_argument, self.args))})"
@@ -64,8 +72,16 @@ class Listener:
             fcntl.ioctl(self.fd, _RECEIVE, message)
         except OSError:
             return None  # ENOENT: a signal took the thread out of the call, which has failed
-        _, thread, _, number, arch, _, *args = _NOTIFICATION.unpack(message)
-        return Denial(_name(number & 0xFFFF_FFFF, arch), number & 0xFFFF_FFFF, tuple(args), thread)
+        id, thread, _, number, arch, _, *args = _NOTIFICATION.unpack(message)
+        number &= 0xFFFF_FFFF
+        name = _name(number, arch)
+        native = arch == bpf.NATIVE and not number & _X32 and not name.startswith("unknown")
+        return Denial(name, number, tuple(args), thread, native, id)
+
+    def let_through(self, denial: Denial) -> None:
+        """Have the call carried out all the same: only where that is what somebody wants to learn from."""
+        with contextlib.suppress(OSError):  # ENOENT: its thread is gone, or was taken out of the call
+            fcntl.ioctl(self.fd, _SEND, _RESPONSE.pack(denial.id, 0, 0, _CONTINUE))
 
     def close(self) -> None:
         """Idempotent."""

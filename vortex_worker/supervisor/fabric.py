@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Self
 from vortex_worker.config import HEARTBEAT_MS, LOG_LEVELS, MAX_FRAME, WorkerConfig
 from vortex_worker.errors import ConfigError, VortexError
 from vortex_worker.ipc import protocol
+from vortex_worker.sandbox.learning import Lessons
+from vortex_worker.sandbox.seccomp import load_policy
 from vortex_worker.supervisor.crew import Crew
 from vortex_worker.supervisor.job import Job, monotonic_deadline
 from vortex_worker.supervisor.memory import Memory
@@ -56,6 +58,7 @@ class Fabric:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
         policy: the system-call policy jobs run under: ``execute``, ``strict``, ``cuda`` or a TOML file; ``cuda`` by
             default on such a device, else ``execute``.
+        wxorx: no memory becomes executable after lockdown; convolutions and bf16 on the CPU are slower then.
         landlock_abi: refuse to start workers where the kernel's Landlock is older than this (1 to 7).
         threads: threads of one operation in each worker; the CPUs divided among the workers by default.
         lease_size: bytes of shared memory for the live outputs of one worker. Pages are taken when touched.
@@ -72,6 +75,7 @@ class Fabric:
         zygote: fork workers from a process that has imported torch, in milliseconds; False: start each
             from scratch, in seconds.
         allow_unsandboxed: also run where the kernel lacks a layer of the sandbox. Unsafe.
+        learn: let denied system calls through, and note them for :meth:`write_learned`. Unsafe.
 
     Raises:
         ConfigError: an argument is bad; the message names it.
@@ -86,6 +90,7 @@ class Fabric:
         models: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
         device: str = "auto",
         policy: str | None = None,
+        wxorx: bool = False,
         landlock_abi: int = 0,
         threads: int | None = None,
         lease_size: int = _GIB,
@@ -103,6 +108,7 @@ class Fabric:
         heartbeat_ms: int = HEARTBEAT_MS,
         zygote: bool = True,
         allow_unsandboxed: bool = False,
+        learn: bool = False,
     ) -> None:
         _check_range("workers", workers, 1, 256)
         _check_range("landlock_abi", landlock_abi, 0, 99)
@@ -135,6 +141,7 @@ class Fabric:
             threads=max(1, cpus // workers) if threads is None else threads,
             memory_limit=memory_limit,
             log_level=log_level,
+            wxorx=wxorx,
             landlock_abi=landlock_abi,
             name_denials=True,
             allow_unsandboxed=allow_unsandboxed,
@@ -143,12 +150,14 @@ class Fabric:
         reserve_descriptors(workers + standby)
         self._standby = standby
         self._observers: tuple[Callable[[Job], None], ...] = ()
+        self._lessons = Lessons(load_policy(config.seccomp_policy)) if learn else None
         self._memory = Memory(client_size, lease_size, workers + standby + _SPARE_LEASES)
         try:
             self._crew = Crew(
                 config, workers, standby, self._memory,
                 zygote=zygote, queue=queue, grace=grace, start_timeout=start_timeout,
                 limits=Limits(heartbeat_timeout, stall_timeout, memory_growth), preload=preloads,
+                lessons=self._lessons,
             )  # fmt: skip
         except BaseException:
             self._memory.close()
@@ -372,6 +381,22 @@ class Fabric:
     def standbys(self) -> list[dict[str, Any]]:
         """The workers that wait to take a place, as ``workers``."""
         return [link.describe() for link in self._crew.ranks()[1]]
+
+    def write_learned(self, path: str | os.PathLike[str]) -> list[dict[str, object]]:
+        """Write what the policy lacked as a policy file that extends it; no file if it lacked nothing.
+
+        Returns:
+            the missing lines: ``{"call", "conditions", "by", "registers"}``.
+
+        Raises:
+            ConfigError: this fabric does not learn.
+            OSError: the file can't be written.
+        """
+        if self._lessons is None:
+            raise ConfigError("learn is False: this fabric learns nothing")
+        if self._lessons:
+            Path(path).write_text(self._lessons.toml(beside=os.path.dirname(os.path.abspath(path))), encoding="utf-8")
+        return self._lessons.lines()
 
     # ------------------------------------------------------------------ end
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vortex_worker.supervisor.memory import Lease
     from vortex_worker.supervisor.outputs import Outputs
     from vortex_worker.supervisor.process import Verdict, WorkerProcess
+    from vortex_worker.supervisor.rest import Rest
     from vortex_worker.supervisor.task import Task, Work
 
 _SEND_TIMEOUT = 2.0  # s; a worker that doesn't read for so long is broken
@@ -74,6 +75,7 @@ class WorkerLink:
         self.fault = ""  # why the supervisor gave it up, if it did
         self.listener: Listener | None = None
         self.denial: Denial | None = None  # the call that it was denied, and dies of
+        self.learning = False  # denied calls are let through, to learn from them
         self.timer: TimerHandle | None = None  # until it must be ready
         self.lost = False  # it is taken for dead: whatever was in it is gone
         self.dying = False  # it is being killed, or has hung up: it gets no more jobs
@@ -87,6 +89,7 @@ class WorkerLink:
         self.jobs_done = 0
         self.reading = threading.Lock()  # who holds it reads the socket and acts on what it gets; see inbox.py
         self.reader = 0  # the thread that does so while it waits for a job
+        self.rest: Rest | None = None  # since it was last seen idle
         self._socket = FrameSocket(process.socket_fd, config.max_frame)
         self._socket.spin()
         self._send_lock = threading.Lock()
@@ -234,6 +237,8 @@ class WorkerLink:
             self.report = message.sandbox
             if (self.listener is None) == ("listener" in self.report.layers):
                 raise ProtocolError("its report and the descriptor beside it disagree about a listener")
+            if self.listener is None and self.learning:
+                raise LaunchError("nothing can be learned here: a filter's listener can't be had")
             self.capabilities = message.capabilities
             self.stage = Stage.LOCKED
         else:
@@ -295,7 +300,8 @@ class WorkerLink:
                 "layers": list(self.report.layers),
                 "landlock_abi": self.report.landlock_abi,
                 "filter_sha256": self.report.filter_hash,
-                "enforced": bool(verdict and verdict.holds(_FILTERS + bool(self.listener))),
+                "enforced": bool(verdict and verdict.holds(_FILTERS + bool(self.listener))) and not self.learning,
+                "learning": self.learning,
                 "kernel": verdict._asdict() if verdict else None,
             },
         }

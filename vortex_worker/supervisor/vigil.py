@@ -1,13 +1,15 @@
-"""What is looked at from time to time: heartbeats, progress, memory, releases that wait. In the fabric's thread."""
+"""What is looked at from time to time: heartbeats, progress, memory, rest, waiting releases. In the fabric's thread."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vortex_worker._core.slots import monotonic_ns
 from vortex_worker.supervisor.link import Stage
+from vortex_worker.supervisor.rest import Rest
 
 if TYPE_CHECKING:
     from vortex_worker.supervisor.crew import Crew
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("vortex_worker")
 
 TICK = 0.5  # s between two looks
+_UNREST = 0.5  # CPUs that a worker without a job may want; its heartbeat wants a thousandth
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Vigil:
             if link.stage is not Stage.READY:
                 continue
             self._check_heartbeat(link)
+            self._check_rest(link)
             if self._limits.stall_timeout:
                 self._check_activity(link)
             if self._limits.memory_growth:
@@ -61,6 +65,21 @@ class Vigil:
         late = beat and monotonic_ns() - beat > timeout * 1e9
         if late and link.process.stopped():  # the kernel's word too: another worker can write this one's slot
             self._crew.give_up(link, f"it was stopped: no heartbeat for {timeout} s")
+
+    def _check_rest(self, link: WorkerLink) -> None:
+        """A job's deadline ends with the job, and so must all that it has started."""
+        if not link.free or not link.jobs_done:
+            link.rest = None
+        elif link.rest is None or link.rest.jobs != link.jobs_done:
+            with contextlib.suppress(OSError):  # it has just ended
+                link.rest = Rest(link.process.pid, link.jobs_done)
+        elif (unrest := link.rest.unrest()) is not None:
+            with self._crew.lock:
+                if unrest > _UNREST and link.free:  # still, and it gets no job from now on
+                    self._crew.give_up(
+                        link, f"it has no job, and computes: something that a node left behind ({unrest:.1f} CPUs)"
+                    )
+            link.rest = None
 
     def _check_activity(self, link: WorkerLink) -> None:
         count, now, timeout = link.slot.activity, monotonic_ns(), self._limits.stall_timeout

@@ -19,7 +19,18 @@ from typing import Any, NamedTuple
 
 import torch
 import witness
-from hostile.registry import CHECKS, DEADLINE, ENVIRONMENT, FILTER, ISOLATION, LANDLOCK, MEMORY_LIMIT, SEALS, AttackCase
+from hostile.registry import (
+    CHECKS,
+    DEADLINE,
+    ENVIRONMENT,
+    FILTER,
+    ISOLATION,
+    LANDLOCK,
+    MEMORY_LIMIT,
+    REST,
+    SEALS,
+    AttackCase,
+)
 from sandbox_child import Outcome, run
 
 import vortex_worker as vw
@@ -29,6 +40,8 @@ from vortex_worker.supervisor import memory, zygote
 from vortex_worker.supervisor.crew import Crew
 from vortex_worker.supervisor.memory import Lease, WorkerBlock
 from vortex_worker.supervisor.process import WorkerProcess
+from vortex_worker.supervisor.rest import Rest
+from vortex_worker.supervisor.vigil import Vigil
 
 HERE = Path(__file__).parent
 _WEAKENED = {"filter", "Landlock", "isolation", "mapping"}  # layers that a worker puts in force itself
@@ -37,6 +50,7 @@ _DEADLINE = 0.5  # s, of a job that never ends
 _GRACE = 0.2  # s that it has after that
 _ENDLESS = 0.8  # s after both, when a job without a deadline is taken to be endless
 _PATIENCE = 10.0  # s that one with a deadline may take to be ended, on a busy machine
+_LEFT = 3.0  # s after which something that still runs is taken to run for ever
 _LIMIT = 512 << 20  # bytes of private memory: about twice what a worker has anyway
 _HONEST = '''"""A node of somebody else's."""
 
@@ -136,6 +150,8 @@ class Scene:
                 put(memory, "Arena", SimpleNamespace(create=unsealed))
             if ENVIRONMENT in self.off:
                 put(zygote, "environment", lambda: dict(os.environ))
+            if REST in self.off:
+                put(Vigil, "_check_rest", lambda vigil, link: None)
             if CHECKS in self.off:
                 put(Lease, "admit", lambda lease, handle: WorkerBlock(lease, handle.offset))
                 put(Lease, "collect", lambda lease: lease.dropped.clear() or [])
@@ -177,7 +193,7 @@ class Scene:
             self.broken = True
             return Report({"fabric"}, set(), False, "", error)
         after = self._look()
-        if case.effect == "leftovers" and self._is_busy():
+        if case.effect == "leftovers" and self._stays_busy():
             effects.add("leftovers")
         effects |= {key for key in before if before[key] is not None and after[key] not in (before[key], None)}
         answer: dict[str, Any] = {"won": False, "refused": "", "loot": ""}
@@ -258,17 +274,18 @@ class Scene:
             }
         )
 
-    def _is_busy(self) -> bool:
-        def ticks() -> int:
-            with open(f"/proc/{self._crew['worker']}/stat") as file:
-                return int(file.read().rpartition(")")[2].split()[11])
-
-        first, end = ticks(), time.monotonic() + 3.0
-        while time.monotonic() < end:
-            time.sleep(0.05)
-            if ticks() - first > 10:  # a tenth of a second; its heartbeat alone takes a thousandth
-                return True
-        return False
+    def _stays_busy(self) -> bool:
+        """Whether the worker of the attack still computes when it has had no job for some seconds."""
+        end = time.monotonic() + (_LEFT if REST in self.off else _PATIENCE)
+        try:
+            while time.monotonic() < end:
+                rest = Rest(self._crew["worker"], 0)
+                time.sleep(0.5)
+                if (rest.unrest() or 0) < 0.1:
+                    return False
+        except OSError:
+            return False  # it was ended
+        return True
 
     @contextlib.contextmanager
     def _owner_of_the_models(self, job: Any) -> Iterator[None]:

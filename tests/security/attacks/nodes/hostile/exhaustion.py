@@ -8,7 +8,7 @@ import re
 import threading
 from typing import Any
 
-from .registry import DEADLINE, FILTER, ISOLATION, LANDLOCK, MEMORY_LIMIT, NOTHING, attack
+from .registry import DEADLINE, FILTER, ISOLATION, LANDLOCK, MEMORY_LIMIT, REST, attack
 from .tools import PAGE, libc, machine_code, module, os, syscall
 
 _THREADS = 500  # bounded: without an end, only the limit of processes would stop it, and that does not bind root
@@ -55,11 +55,7 @@ def thread_bomb(world: Any) -> None:
     threading.Event().wait()
 
 
-@attack(
-    "leftovers",
-    NOTHING,
-    why="a job's deadline ends with the job: threads that it leaves behind run on in its worker until that ends",
-)
+@attack("leftovers", REST)
 def leave_a_thread_behind(world: Any) -> bool:
     """Return at once, and go on computing in a thread."""
 

@@ -16,11 +16,12 @@ ENVIRONMENT = "environment"  # a worker gets a few variables of the supervisor's
 DEADLINE = "deadline"  # of a job: the supervisor kills a worker that is late
 MEMORY_LIMIT = "memory limit"
 CHECKS = "checks"  # of what a worker says, by the supervisor
+REST = "rest"  # a worker that computes without having a job is replaced
 PROCESS = "process"  # a node does not run in the supervisor's process
 #: Nothing but the attack itself is in the way: it gets through. A find, and an expected failure of the corpus.
 NOTHING = "nothing"
 
-LAYERS = (FILTER, LANDLOCK, ISOLATION, MAPPING, SEALS, ENVIRONMENT, DEADLINE, MEMORY_LIMIT, CHECKS, PROCESS)
+LAYERS = (FILTER, LANDLOCK, ISOLATION, MAPPING, SEALS, ENVIRONMENT, DEADLINE, MEMORY_LIMIT, CHECKS, REST, PROCESS)
 
 Function = Callable[[Any], Any]
 

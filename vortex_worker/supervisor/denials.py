@@ -1,0 +1,68 @@
+"""What becomes of a call that a worker was denied: it dies of it, or somebody learns from it. Fabric's thread."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from typing import TYPE_CHECKING
+
+from vortex_worker._core.process import signal_thread
+
+if TYPE_CHECKING:
+    from vortex_worker.sandbox.learning import Lessons
+    from vortex_worker.supervisor.crew import Crew
+    from vortex_worker.supervisor.denial import Denial
+    from vortex_worker.supervisor.link import WorkerLink
+
+log = logging.getLogger("vortex_worker")
+
+_LAST_WORDS = 0.05  # s that a worker has to say where its denied call came from
+
+
+class Denials:
+    """Hears what the kernel tells of every worker."""
+
+    def __init__(self, crew: Crew, lessons: Lessons | None) -> None:
+        """``lessons``: let through what a policy could allow, and note it there. Unsafe."""
+        self._crew = crew
+        self._lessons = lessons
+
+    @property
+    def learning(self) -> bool:
+        return self._lessons is not None
+
+    def heard(self, link: WorkerLink) -> None:
+        """The kernel holds back a call of this worker, which dies of it."""
+        assert link.listener is not None
+        denial = link.listener.receive()
+        if denial is None:
+            if not link.process.runs():
+                self._crew.loop.remove_reader(link.listener.fd)  # it hung up, and on_exit follows
+        elif self._learn(link, denial):
+            link.listener.let_through(denial)
+        elif link.denial is None:
+            link.denial = denial
+            self._crew.condemn(link)
+            log.warning("worker %s is killed: its sandbox denied it %s", link.worker_id, denial)
+            # Where was it? Its fault handler writes that to its log, and the kernel restarts the call: then, or
+            # when it does not answer, for the handler is only its own, it dies.
+            if signal_thread(link.process.pid, denial.thread, signal.SIGSYS):
+                self._crew.loop.call_later(_LAST_WORDS, link.kill)
+            else:
+                link.kill()
+        else:
+            link.kill()
+
+    def _learn(self, link: WorkerLink, denial: Denial) -> bool:
+        """Whether the call is let through, and noted."""
+        if self._lessons is None or not denial.native or link.denial is not None:
+            return False
+        who = f"node {link.task.work.op_type}" if link.task else "loading custom nodes, or between jobs"
+        try:
+            new = self._lessons.note(denial.call, denial.args, who, link.process.pid)
+        except ValueError as error:
+            log.warning("worker %s: %s", link.worker_id, error)
+            return False
+        if new:
+            log.warning("UNSAFE, learning: worker %s was let through %s, for %s", link.worker_id, denial, who)
+        return True
