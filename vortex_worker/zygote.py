@@ -177,10 +177,19 @@ def _become(birth: Birth) -> int:
     return run(birth.config)
 
 
+def _hung_up(control: socket.socket) -> bool:
+    """Whether nobody is at the other end any more."""
+    poll = select.poll()
+    poll.register(control, select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
 def main() -> int:
     """Prepare, serve, and in each child become a worker. Returns the exit status."""
     control = socket.socket(fileno=int(os.environ.pop("VORTEX_ZYGOTE_FD")))
     process.die_with_parent()
+    if _hung_up(control):
+        return 0  # the supervisor had died before that
     process.set_name(b"vw-zygote")
     gc.disable()
     threads = _prepare()

@@ -21,40 +21,37 @@ FOLDER = Path(__file__).parent / "steps"
 STAGES, MEMBER = "vortex_worker.sandbox.stages:Sandbox", "vortex_worker.membership:Membership"
 MAIN, ENGINE, HANDLER = "vortex_worker.main", "vortex_worker.engine:Engine", "vortex_worker.ipc.handler:Handler"
 STEPS = {
-    "start": [
+    "start and the joining handshake": [
         "fork",
         f"before {STAGES}.isolate #1",
         f"after {STAGES}.isolate #1",
         f"after {STAGES}.bootstrap #1",
         f"before {MAIN}:load_builtin #1",
         f"after {MAIN}:load_builtin #1",
-    ],
-    "the joining handshake": [
         "before vortex_worker.membership:join #1",
         "before vortex_worker.ipc.protocol:decode #1",  # it has said hello, and not heard the answer
         "after vortex_worker.membership:join #1",
     ],
-    "lockdown and the locked handshake": [
+    "lockdown, the locked and the ready handshake": [
         f"before {STAGES}.lock_down #1",
         "before vortex_worker._core.lockdown:canary #1",
         f"after {STAGES}.lock_down #1",
         f"before {MEMBER}.announce_locked #1",
         f"after {MEMBER}.announce_locked #1",
         f"after {STAGES}.seal #1",
-    ],
-    "the ready handshake": [
         f"before {MAIN}:load_custom #1",
         f"before {MEMBER}.announce_ready #1",
         f"after {MEMBER}.announce_ready #1",
     ],
-    "a job, its save and its result": [  # the first of a worker is its rehearsal
+    "a job, its save, its result and its release": [  # the first of a worker is its rehearsal
         f"before {ENGINE}.run #3",
         f"before {ENGINE}._save #3",
         f"after {ENGINE}._save #4",
         f"before {HANDLER}._send_result #2",
         f"after {HANDLER}._send_result #2",
+        f"before {ENGINE}.release #2",
+        f"after {ENGINE}.release #2",
     ],
-    "release": [f"before {ENGINE}.release #2", f"after {ENGINE}.release #2"],
     "the end": [f"before {MEMBER}.leave #1", f"after {MEMBER}.leave #1"],
     "a fork, of the zygote": ["before fork", "after fork"],
 }

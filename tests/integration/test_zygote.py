@@ -2,7 +2,9 @@
 
 import os
 import signal
+import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -143,8 +145,6 @@ def test_the_zygote_refuses_to_work_with_a_second_thread(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
     )
-    import socket
-
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         done = subprocess.run(
@@ -207,3 +207,17 @@ def test_as_many_workers_as_there_are_slots():
         fabric.wait_ready(300)
         jobs = [fabric.submit("Identity", {"tensor": number}) for number in range(4 * workers)]
         assert [job.result(120)["tensor"] for job in jobs] == list(range(4 * workers))
+
+
+def test_a_zygote_whose_supervisor_has_died_already_imports_nothing(tmp_path):
+    """The kernel's word comes only to who asked for it while the parent lived."""
+    (tmp_path / "numpy.py").write_text("raise RuntimeError('it went on')")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.close()
+    with theirs:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "vortex_worker.zygote"],
+            env=os.environ | {"VORTEX_ZYGOTE_FD": str(theirs.fileno()), "PYTHONPATH": str(tmp_path)},
+            pass_fds=[theirs.fileno()], capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
