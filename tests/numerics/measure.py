@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import exact
 import kdiffusion
 import retold
+import retold_sde
 import torch
 from torch import Tensor
 
@@ -36,6 +37,9 @@ KDIFFUSION: dict[str, tuple[str, dict[str, Any]]] = {
     "dpmpp_2s_ancestral_cfg_pp": ("dpmpp_2s_ancestral", {}),
     "dpmpp_2m_cfg_pp": ("dpmpp_2m", {}),
 }  # fmt: skip
+
+#: Our sampler → its formula told again.
+TOLD = retold.TOLD | retold_sde.TOLD
 
 #: The distinct ones: ``_gpu`` names the same function as without.
 NAMES = [name for name in SAMPLERS if not name.endswith("_gpu")]
@@ -203,7 +207,7 @@ def guidance(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
 
 def retelling(name: str, sigmas: list[float]) -> float:
     """The largest difference of our sampler's x at any step from its formula told again, relative to the largest x."""
-    tell, options = retold.TOLD[name]
+    tell, options = TOLD[name]
     model = guidance if name in CFG_PP else lambda x, sigma: (exact.mixture(x, sigma),) * 2
     noise, _ = _noise(torch.float64)
     wanted = list(tell(model, start(torch.float64, sigmas[0]), sigmas, noise, **options))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import diffusers_runs
 import measure
-import retold
 import torch
 
 from vortex_worker.executor.nodes.sampling.samplers import ADD_NOISE, CFG_PP
@@ -29,11 +28,11 @@ def row(name: str) -> str:
         references.append(known_as + " (guidance that changes nothing)" * (name in CFG_PP))
         double.append(found.double)
         single, single_theirs = f"{found.single:.0e}", f"{found.single_theirs:.0e}"
-    if name in retold.TOLD:
+    if name in measure.TOLD:
         references.append("its formula told again")
         double.append(max(measure.retelling(name, sigmas) for _, sigmas in measure.schedules(name)))
     if not references:
-        references.append("see its order" if name not in diffusers_runs.SAME else "diffusers")
+        references.append("diffusers")
     second = ""
     if name in diffusers_runs.SAME:
         second = f"`{diffusers_runs.SAME[name][0]}` {diffusers_runs.difference(name):.0e}"

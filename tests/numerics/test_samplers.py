@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import diffusers_runs
 import exact
 import kdiffusion
 import measure
 import pytest
-import retold
 import torch
-from measure import KDIFFUSION, NAMES
+from measure import KDIFFUSION, NAMES, TOLD
 
 from vortex_worker.executor.nodes.sampling.samplers import ADD_NOISE, BROWNIAN, CFG_PP, DROP_PENULTIMATE, SAMPLERS
+from vortex_worker.executor.nodes.sampling.samplers.adams import training_time
 from vortex_worker.executor.nodes.sampling.samplers.exponential import integrate, phi
 from vortex_worker.executor.nodes.sampling.samplers.multistep import integrals
 
 NOISY = [name for name in NAMES if name in ADD_NOISE]
 CASES = [pytest.param(name, s, id=f"{name}-{label}") for name in KDIFFUSION for label, s in measure.compared(name)]
-TOLD = [pytest.param(name, s, id=f"{name}-{label}") for name in retold.TOLD for label, s in measure.schedules(name)]
+TELLINGS = [pytest.param(name, s, id=f"{name}-{label}") for name in TOLD for label, s in measure.schedules(name)]
 
 #: The order of each without its noise. Not of lcm, which has no flow to follow, nor of dpm_adaptive, whose steps are
 #: as many as its tolerance wants.
@@ -54,7 +56,7 @@ def test_float32_keeps_within_rounding(name: str, sigmas: list[float]) -> None:
     assert measure.difference(measure.ours(name, sigmas, torch.float32), truth) < bound
 
 
-@pytest.mark.parametrize(("name", "sigmas"), TOLD)
+@pytest.mark.parametrize(("name", "sigmas"), TELLINGS)
 def test_equals_its_formula_told_again(name: str, sigmas: list[float]) -> None:
     assert measure.retelling(name, sigmas) < 1e-12
 
@@ -120,13 +122,27 @@ def test_dpm_adaptive_ends_whatever_the_model_gives() -> None:
 def test_every_sampler_has_a_reference() -> None:
     sampling, _ = kdiffusion.load()
     assert all(hasattr(sampling, f"sample_{known_as}") for known_as, _ in KDIFFUSION.values())
-    # seeds and er_sde: the exact flow, the exact variance, and no more.
-    alone = {"exp_heun_2_x0", "exp_heun_2_x0_sde", "er_sde", "seeds_2", "seeds_3", "sa_solver_pece"}
-    assert set(NAMES) == {*KDIFFUSION, *retold.TOLD, *diffusers_runs.SAME} | alone
-    assert alone < set(ORDERS)
+    assert set(NAMES) == {*KDIFFUSION, *TOLD, *diffusers_runs.SAME}
     for group in (ADD_NOISE, DROP_PENULTIMATE, CFG_PP, BROWNIAN):
         assert set(SAMPLERS) >= group
     assert all(SAMPLERS[name] is SAMPLERS[name.removesuffix("_gpu")] for name in SAMPLERS)
+
+
+def test_the_page_s_table_has_every_sampler() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "sampling.md").read_text(encoding="utf-8")
+    table = page.partition("<!-- measured: begin -->")[2].partition("<!-- measured: end -->")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == NAMES
+
+
+def test_deis_s_clock_is_the_diffusion_s_time() -> None:
+    """Of Karras et al. (2022), table 1: from 0.002 at a thousandth to 80 at 1, betas linear between."""
+    assert [training_time(sigma) for sigma in (0.002, 80.0)] == pytest.approx([1e-3, 1], rel=1e-6)
+    levels = torch.logspace(-2, 2, 30, dtype=torch.float64)
+    times = torch.tensor([training_time(sigma) for sigma in levels.tolist()], dtype=torch.float64)
+    known = torch.stack([times, times**2 / 2], 1)
+    logs = (levels**2 + 1).log()
+    betas = torch.linalg.lstsq(known, logs[:, None]).solution
+    torch.testing.assert_close((known @ betas)[:, 0], logs, rtol=1e-9, atol=1e-12)
 
 
 def test_seeds_without_noise_are_dpm_solver_s_single_steps() -> None:

@@ -68,7 +68,7 @@ def sample(
         around = draw((seed + 1) % (1 << 64)) if sampler == "ddim" else drawn  # ComfyUI's rule
         denoiser = masked(model, denoiser, _resized(mask.to(x.device, x.dtype), x), original, around)
 
-    watch = Watch(context, len(sigmas) - 1)
+    watch = Watch(context, len(sigmas) - 1, queued=x.device.type != "cpu")
     run = _run_flow if model.parametrization == "flow" else _run
     x = run(model, sampler, denoiser, x, sigmas, watch, seed)
     watch.finish()

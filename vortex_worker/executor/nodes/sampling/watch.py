@@ -25,13 +25,15 @@ class _Seen(NamedTuple):
 class Watch:
     """A sampler's callback.
 
-    On a device it looks at the step before, whose result is there by then: nothing waits for the step that has just
-    been queued, and the queue holds one step at most.
+    Args:
+        queued: steps are queued on a device. Then it looks at the step before, whose result is there by then: nothing
+            waits for the one that has just been queued, and the queue holds one step at most.
     """
 
-    def __init__(self, context: JobContext, total: int) -> None:
+    def __init__(self, context: JobContext, total: int, *, queued: bool) -> None:
         self._context = context
         self._total = total
+        self._queued = queued
         self._last: _Seen | None = None
         self._shown = time.monotonic_ns()
 
@@ -44,7 +46,7 @@ class Watch:
         # A sum is NaN or infinite if a term is.
         seen = _Seen(step, sigma, x, denoised, denoised.sum().isfinite())
         done: _Seen | None = seen
-        if denoised.device.type != "cpu":
+        if self._queued:
             done, self._last = self._last, seen
         if done is None:
             self._context.progress(step, self._total)
