@@ -48,6 +48,7 @@ say python -c 'import vortex_worker; print(vortex_worker.__version__, vortex_wor
 say vortex-worker doctor
 say vortex-worker run digits -o out
 test -s out/digits_00001.png
+say vortex-worker top --once --interval 0.1
 say vortex-worker bench --quick --only map.tensor,job.roundtrip,start.warm,sandbox.install
 "
 SH

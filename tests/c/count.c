@@ -7,7 +7,9 @@
 #include <sys/socket.h>
 
 #include "check.h"
+#include "codec.h"
 #include "dlpack.h"
+#include "encode.h"
 #include "frame.h"
 #include "handle.h"
 #include "lease.h"
@@ -32,6 +34,25 @@ static uint64_t offset, size;
 static vw_slot slot;
 static vw_slot_copy copy;
 
+static vw_out out;
+static vw_packet packet;
+static vw_handle read_back;
+
+/* A no-op job: {job_id 7, op_type "Identity", inputs {"tensor": plain}}. */
+static void write_submit(void) {
+  out.size = 0;
+  size_t submit = vw_out_begin(&out, VW_JOB_SUBMIT);
+  vw_out_nonzero(&out, 1, 7);
+  vw_out_bytes(&out, 2, "Identity", 8);
+  size_t input = vw_out_begin(&out, 3);
+  vw_out_bytes(&out, 1, "tensor", 6);
+  size_t value = vw_out_begin(&out, 2);
+  vw_out_handle(&out, VW_TENSOR, &plain);
+  vw_out_end(&out, value);
+  vw_out_end(&out, input);
+  vw_out_end(&out, submit);
+}
+
 static void drop(vw_dl_managed *managed) { free(managed); }
 static void drop_versioned(vw_dl_versioned *managed) { free(managed); }
 
@@ -45,6 +66,9 @@ static vw_dl_versioned *exchanged;
   ROW(frame_send_receive, CHECK(!vw_writer_load(&writer, body, BODY, CALLS));                          \
       CHECK(!vw_writer_flush(&writer, fds[0], VW_FOREVER));                                            \
       CHECK(vw_reader_recv(&reader, fds[1], VW_FOREVER, &frame) == 1))                                 \
+  ROW(codec_write, write_submit())                                                                     \
+  ROW(codec_read, CHECK(vw_packet_read(&packet, out.data, out.size) == 1);                             \
+      CHECK(vw_handle_read(&read_back, packet.nodes[0].bytes) == 1))                                   \
   ROW(handle_check, CHECK(vw_handle_check(&plain, 0, REGION).problem == VW_OK))                        \
   ROW(handle_check_strided, CHECK(vw_handle_check(&strided, 0, REGION).problem == VW_OK))              \
   ROW(dlpack_capsule, CHECK(capsule = vw_dl_new(&plain, body, drop)); capsule->deleter(capsule))       \
@@ -77,5 +101,6 @@ int main(void) {
   vw_slot_register(&slot, 1);
   ROWS(RUN)
   CHECK(slot.activity == 2 * CALLS && copy.job_id == 7 && frame.size == BODY && lease.live == 50);
+  CHECK(packet.job_id == 7 && packet.count == 1 && read_back.nbytes == plain.nbytes && !out.failed);
   return 0;
 }

@@ -9,9 +9,11 @@ from functools import partial
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+import vortex_worker
 from vortex_worker.cli import EXIT_FAILED, EXIT_USAGE
 from vortex_worker.errors import ConfigError, VortexError
 from vortex_worker.sandbox import seccomp
@@ -26,7 +28,7 @@ _SHOWN = 20  # mismatches in a table; --json has all
 
 def doctor_command(policy: str, wxorx: bool, as_json: bool) -> int:
     """Look at the machine, start a worker, and tell what the kernel says of it. Returns the exit status."""
-    report: dict[str, Any] = {"machine": _machine()}
+    report: dict[str, Any] = {"machine": _machine(), "hints": []}
     try:
         with Fabric(1, policy=policy, wxorx=wxorx, standby=0) as fabric:
             (worker,) = fabric.wait_ready().workers()
@@ -34,18 +36,21 @@ def doctor_command(policy: str, wxorx: bool, as_json: bool) -> int:
     except VortexError as error:
         report["worker"] = {"enforced": False, "error": str(error)}
     enforced = bool(report["worker"]["enforced"])
+    report["hints"] = hints(report["machine"], enforced)
     if as_json:
         print(json.dumps(report, indent=2))
         return 0 if enforced else EXIT_FAILED
     console = Console()
     table = Table(show_header=False, box=None)
     for key, value in {**report["machine"], **_sentences(report["worker"])}.items():
-        table.add_row(key.replace("_", " "), str(value))
+        table.add_row(key.replace("_", " "), escape(str(value)))
     console.print(table)
     if enforced:
         console.print("A worker here is locked as it should be; --matrix tries every system call.", style="green")
     else:
         console.print("No worker can be locked here, so none is started.", style="red")
+    for hint in report["hints"]:
+        console.print(f"· {hint}", highlight=False, markup=False)
     return 0 if enforced else EXIT_FAILED
 
 
@@ -120,13 +125,42 @@ def _as_dict(finding: Any) -> dict[str, Any]:
     }
 
 
+def hints(machine: dict[str, Any], enforced: bool) -> list[str]:
+    """What to do about what this machine lacks, a sentence each; none where all is well."""
+    told = []
+    if not machine["landlock_abi"]:
+        told.append(
+            "No Landlock: it takes Linux 5.13 or newer with landlock among the lsm= of its boot parameters; in a "
+            "container, a system-call filter that allows landlock_create_ruleset, _add_rule and _restrict_self."
+        )
+    elif machine["landlock_abi"] < 6:
+        told.append(
+            "Landlock before ABI 6 (Linux 6.12): abstract sockets and signals are left to the system-call filter."
+        )
+    if not machine["seccomp"]:
+        told.append(
+            "No seccomp: the kernel lacks CONFIG_SECCOMP_FILTER, or the filter of a container forbids seccomp()."
+        )
+    if not machine["denied_calls_named"]:
+        told.append("No user notification: a denied call still ends its worker, but the error can't name the call.")
+    if machine["huge_pages"] and "[never]" in machine["huge_pages"]:
+        told.append(
+            "Huge pages are off: workers start more slowly. echo madvise > /sys/kernel/mm/transparent_hugepage/enabled"
+        )
+    if not enforced and not told:
+        told.append("The kernel has what it takes; the message above says why no worker could be locked.")
+    return told
+
+
 def _machine() -> dict[str, Any]:
     from vortex_worker._core import lockdown
 
     abi = lockdown.landlock_abi()
     return {
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
+        "container": _container() or "none seen",
         "python": platform.python_version(),
+        "vortex_worker": vortex_worker.__version__,
         "seccomp": seccomp.available(),
         "landlock_abi": abi,
         "landlock": ", ".join(_LANDLOCK[:abi]) or "none",
@@ -134,6 +168,14 @@ def _machine() -> dict[str, Any]:
         and "user_notif" in _read("/proc/sys/kernel/seccomp/actions_avail"),
         "huge_pages": _read("/sys/kernel/mm/transparent_hugepage/enabled").strip(),
     }
+
+
+def _container() -> str:
+    """The engine whose container this is, as far as it leaves a trace."""
+    for path, name in (("/run/.containerenv", "Podman"), ("/.dockerenv", "Docker")):
+        if os.path.exists(path):
+            return name
+    return os.environ.get("container", "")  # noqa: SIM112 (systemd's convention, which others keep too)
 
 
 def _sentences(worker: dict[str, Any]) -> dict[str, Any]:
