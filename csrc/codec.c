@@ -265,6 +265,7 @@ static bool read_submit(vw_packet *packet, const wire_field *found) {
   if (found->field == 3) return found->type == BYTES && read_entry(packet, found->bytes, 0, VW_FIRST);
   if (found->field == 4) return found->type == BYTES && read_entry(packet, found->bytes, 0, VW_SECOND);
   if (found->field == 5) return number(&packet->deadline, found);
+  if (found->field == 6) return false; /* a Question: rare, and none of our haste */
   return true;
 }
 

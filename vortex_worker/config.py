@@ -10,6 +10,7 @@
 ``VORTEX_SECCOMP_POLICY``     execute-stage policy: ``execute``, ``strict``, ``cuda``, or a TOML file
 ``VORTEX_CUSTOM_NODES``       folders of custom nodes, separated by ``:``
 ``VORTEX_MODELS``             folders that nodes may read, separated by ``:``
+``VORTEX_MODULES``            modules to import before lockdown, separated by ``:``
 ``VORTEX_DEVICE``             ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``
 ``VORTEX_MAX_FRAME``          largest control frame, bytes
 ``VORTEX_HEARTBEAT_MS``       interval of the heartbeat; the supervisor's answer overrides it
@@ -50,6 +51,7 @@ class WorkerConfig:
     seccomp_policy: str = "execute"
     custom_nodes: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
     device: str = "auto"
     max_frame: int = MAX_FRAME
     heartbeat_ms: int = HEARTBEAT_MS
@@ -96,6 +98,7 @@ class WorkerConfig:
             seccomp_policy=env.text("VORTEX_SECCOMP_POLICY", "execute", "a policy's name or file"),
             custom_nodes=env.folders("VORTEX_CUSTOM_NODES"),
             models=env.folders("VORTEX_MODELS"),
+            modules=env.modules("VORTEX_MODULES"),
             device=env.text("VORTEX_DEVICE", "auto", "auto, cpu, cuda, cuda:N or mps"),
             max_frame=env.number("VORTEX_MAX_FRAME", MAX_FRAME, 4096, _MAX_FRAME_CAP, "a size in bytes"),
             heartbeat_ms=env.number("VORTEX_HEARTBEAT_MS", HEARTBEAT_MS, 1, 60_000, "milliseconds"),
@@ -116,6 +119,7 @@ class WorkerConfig:
             "VORTEX_SECCOMP_POLICY": self.seccomp_policy,
             "VORTEX_CUSTOM_NODES": ":".join(self.custom_nodes),
             "VORTEX_MODELS": ":".join(self.models),
+            "VORTEX_MODULES": ":".join(self.modules),
             "VORTEX_DEVICE": self.device,
             "VORTEX_MAX_FRAME": str(self.max_frame),
             "VORTEX_HEARTBEAT_MS": str(self.heartbeat_ms),
@@ -167,6 +171,13 @@ class _Reader:
         if value not in choices:
             raise self.bad(name, " or ".join(choices))
         return value
+
+    def modules(self, name: str) -> tuple[str, ...]:
+        modules = tuple(part for part in self._environ.get(name, "").split(":") if part)
+        for module in modules:
+            if not all(part.isidentifier() for part in module.split(".")):
+                raise self.bad(name, f"names of Python modules, separated by ':'; {module!r} is none")
+        return modules
 
     def folders(self, name: str) -> tuple[str, ...]:
         folders = tuple(part for part in self._environ.get(name, "").split(":") if part)

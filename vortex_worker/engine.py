@@ -9,7 +9,7 @@ from vortex_worker.bridge.lease import LeaseTensors
 from vortex_worker.errors import CUDAError, ExecutionError, JobError, OutOfArena
 from vortex_worker.executor.context import JobContext
 from vortex_worker.executor.objects import ObjectTable
-from vortex_worker.executor.runner import run
+from vortex_worker.executor.runner import ask, run
 from vortex_worker.executor.validation import is_tensor
 from vortex_worker.ipc import protocol
 from vortex_worker.ipc.handler import Finished
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vortex_worker._core.handle import TensorHandle
     from vortex_worker._core.lease import LeaseAllocator
     from vortex_worker.device import Device
-    from vortex_worker.executor.ports import OpSpec
+    from vortex_worker.executor.ports import OpSpec, Port
     from vortex_worker.executor.registry import Registry
     from vortex_worker.ipc.handler import Handles, JobControl
     from vortex_worker.logging import Logger
@@ -71,6 +71,9 @@ class Engine:
             inputs = protocol.resolve(submit.inputs, self._tensors.load, self._object)
             params = protocol.resolve(submit.params, self._tensors.load, self._object)
             mapped = time.perf_counter_ns()
+            if isinstance(submit, protocol.Question):
+                answer = protocol.pack(ask(executor, submit.question, inputs, params), self._save_value)
+                return Finished({"answer": answer}, self._handed, None, (0, mapped - begun, 0, 0))
             context = JobContext(
                 submit.job_id,
                 control.deadline,
@@ -122,8 +125,7 @@ class Engine:
             for port in spec.outputs:
                 value = outputs[port.name]
                 if port.type not in _DATA_TYPES:
-                    value = protocol.ObjectHandle(self._objects.put(value, port.type), port.type)
-                    self._handed.append(value)
+                    value = self._keep(value, port)
                 try:
                     saved[port.name] = protocol.pack(value, self._save_value)
                 except (TypeError, ValueError) as error:
@@ -133,6 +135,15 @@ class Engine:
             self._handed = []
             raise
         return saved
+
+    def _keep(self, output: Any, port: Port) -> Any:
+        """References to an output that stays here, or to each of a list of them."""
+        kept = [
+            protocol.ObjectHandle(self._objects.put(item, port.type), port.type)
+            for item in (output if port.is_list else [output])
+        ]
+        self._handed += kept
+        return kept if port.is_list else kept[0]
 
     def _save_value(self, value: Any) -> TensorHandle:
         if is_tensor(value) or hasattr(value, "__array__"):  # NumPy's scalars and arrays, too

@@ -29,8 +29,9 @@ Imports nothing of the package, so that every part of it can import this.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 
 class VortexError(Exception):
@@ -41,15 +42,48 @@ class ConfigError(VortexError):
     """A setting is missing or bad. The message names it, what it held and what it takes."""
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a workflow.
+
+    ``type`` is ComfyUI's name of the kind: ``required_input_missing``, ``value_not_in_list``, …
+    """
+
+    node: str  # its id; "" for the file as a whole
+    text: str
+    type: str = "invalid_prompt"
+    input: str = ""
+    received: Any = None
+    class_type: str = ""
+
+
 class WorkflowError(VortexError):
     """A workflow can't run as written.
 
-    ``problems`` is a list of ``(node id, message)``; the id is ``""`` for the file as a whole.
+    ``problems`` is a list of ``(node id, message)``, the id ``""`` for the file as a whole; ``found`` has
+    the same with more detail, and ``node_errors`` is ComfyUI's form of it.
     """
 
-    def __init__(self, problems: list[tuple[str, str]]) -> None:
-        self.problems = list(problems)
-        super().__init__("\n".join(f"node {node}: {text}" if node else text for node, text in problems))
+    def __init__(self, problems: Iterable[Problem | tuple[str, str]]) -> None:
+        self.found = [given if isinstance(given, Problem) else Problem(*given) for given in problems]
+        super().__init__("\n".join(f"node {p.node}: {p.text}" if p.node else p.text for p in self.found))
+
+    @property
+    def problems(self) -> list[tuple[str, str]]:
+        return [(problem.node, problem.text) for problem in self.found]
+
+    @property
+    def node_errors(self) -> dict[str, Any]:
+        """Lists by node, as ComfyUI's ``/prompt`` answers them: ``{"3": {"errors": […], "class_type": …}}``."""
+        nodes: dict[str, Any] = {}
+        for problem in self.found:
+            if problem.node:
+                about = nodes.setdefault(problem.node, {"errors": [], "class_type": problem.class_type})
+                extra = {"input_name": problem.input, "received_value": problem.received} if problem.input else {}
+                about["errors"].append(
+                    {"type": problem.type, "message": problem.text, "details": problem.input, "extra_info": extra}
+                )
+        return nodes
 
 
 class FabricClosed(VortexError):

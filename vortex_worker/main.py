@@ -30,7 +30,9 @@ JOB_MODULES = (
     "vortex_worker.executor.nodes.sampling.samplers",
     "vortex_worker.executor.nodes.sampling.schedules",
     "vortex_worker.ipc.handler",
+    "vortex_worker.executor.comfy.packs",
     "vortex_worker.sandbox.import_hook",
+    "vortex_worker.sandbox.pack_guard",
 )
 
 EXIT_OK = 0
@@ -67,11 +69,12 @@ def load_builtin(config: WorkerConfig, membership: Membership) -> Registry:
     """Load built-in nodes and everything that jobs would otherwise load or start first."""
     from vortex_worker.executor import model_files
     from vortex_worker.executor.registry import Registry
-    from vortex_worker.sandbox.preload import preload, preload_diffusion
+    from vortex_worker.sandbox.preload import preload, preload_configured, preload_diffusion
 
     registry = Registry()
     registry.load_builtin()
     preload(JOB_MODULES)  # no extension module can be loaded after lockdown, and under `strict` no module
+    preload_configured(config.modules)
     if config.models:
         model_files.use(config.models)
         preload_diffusion()
@@ -98,9 +101,12 @@ def rehearse(membership: Membership, registry: Registry, log: Logger) -> Engine:
 
 def load_custom(config: WorkerConfig, registry: Registry, log: Logger) -> None:
     """Load installed plugins and the custom nodes' folders. One that fails is reported; others load."""
-    from vortex_worker.sandbox import import_hook
+    from vortex_worker.executor.comfy.packs import pack_roots
+    from vortex_worker.sandbox import import_hook, pack_guard
 
-    import_hook.install(custom_roots=config.custom_nodes)
+    packs = pack_roots(config.custom_nodes)
+    import_hook.install(custom_roots=config.custom_nodes, but=packs)
+    pack_guard.install(packs)  # those import as they please, and are told when they go too far
     registry.load_entry_points()
     for folder in config.custom_nodes:
         registry.load_folder(folder)

@@ -169,6 +169,39 @@ def test_start_is_a_worker_configured_by_the_environment(tmp_path):
     assert "VORTEX_SOCKET is not set" in done.stderr
 
 
+def test_watch_runs_again_what_a_change_touches(tmp_path):
+    path = workflow(tmp_path)
+    process = subprocess.Popen(
+        [*COMMAND, "run", str(path), "--watch", "--json"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        told = lambda: json.loads(process.stdout.readline())  # noqa: E731
+        assert [node["id"] for node in told()["nodes"]] == ["a", "b"]
+        workflow(
+            tmp_path, {**SMALL, "b": {"class_type": "RepeatLatentBatch", "inputs": {"samples": ["a", 0], "amount": 3}}}
+        )
+        second = told()
+        assert ([node["id"] for node in second["nodes"]], second["cached"]) == (["b"], ["a"])
+        path.write_text("{")
+        assert "not JSON" in told()["error"]["message"]
+        workflow(tmp_path)
+        assert told()["nodes"] == []  # as at first
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+
+
+def test_only_runs_what_a_node_needs_and_a_picture_is_a_workflow(digits, tmp_path):
+    done = vortex("run", digits / "workflow.json", "--only", "prompt", "--json", "-o", "out", cwd=tmp_path)
+    assert [node["id"] for node in json.loads(done.stdout)["nodes"]] == ["prompt"]
+    vortex("run", digits / "workflow.json", "-o", "out", "--set", "sampler.steps=1", cwd=tmp_path)
+    picture = tmp_path / "out" / "digits_00001.png"
+    again = vortex("run", picture, "--custom-nodes", digits, "-o", "again", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "again" / "digits_00001.png").read_bytes() == picture.read_bytes()
+
+
 @pytest.mark.parametrize("after", [0.05, 0.3, 0.8, 1.5, 2.5])
 def test_ctrl_c_at_any_moment_leaves_nothing_behind(digits, tmp_path, after):
     before = set(os.listdir("/dev/shm"))

@@ -125,6 +125,24 @@ def sdxl() -> Any:
     )  # fmt: skip
 
 
+def sd3() -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+
+    torch.manual_seed(7)
+    transformer = SD3Transformer2DModel(
+        sample_size=32, patch_size=2, in_channels=16, num_layers=2, attention_head_dim=64, num_attention_heads=2,
+        joint_attention_dim=256, caption_projection_dim=128, pooled_projection_dim=64 + 128, out_channels=16,
+        pos_embed_max_size=32, qk_norm="rms_norm", dual_attention_layers=(0,),
+    )  # fmt: skip
+    return StableDiffusion3Pipeline(
+        transformer=_lively(transformer), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae(1.5305, latent_channels=16, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=clip(64, 2, 8, projected=64), tokenizer=tokenizer(),
+        text_encoder_2=clip(128, 3, 9, act="gelu", projected=128), tokenizer_2=tokenizer("!"),
+        text_encoder_3=None, tokenizer_3=None,
+    )  # fmt: skip
+
+
 def save_folder(pipeline: Any, folder: Path) -> Path:
     """As diffusers saves it; and the tokenizers' two files, which the installed library writes as one."""
     with warnings.catch_warnings():
@@ -143,6 +161,17 @@ def save_file(pipeline: Any, path: Path, extra: dict[str, Tensor] | None = None)
     """As one file under the original names."""
     from safetensors.torch import save_file
 
+    if hasattr(pipeline, "transformer"):
+        tensors = {"model.diffusion_model." + k: v for k, v in mmdit(pipeline.transformer).items()}
+        tensors |= {"first_stage_model." + k: v for k, v in ldm_vae(pipeline.vae).items()}
+        for name, tower in (("clip_l", pipeline.text_encoder), ("clip_g", pipeline.text_encoder_2)):
+            names = {
+                k if k.startswith(("text_model.", "text_projection.")) else "text_model." + k: v
+                for k, v in tower.state_dict().items()
+            }
+            tensors |= {f"text_encoders.{name}.transformer.{k}": v for k, v in names.items()}
+        save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path)
+        return path
     tensors = {"model.diffusion_model." + k: v for k, v in ldm_unet(pipeline.unet).items()}
     tensors |= {"first_stage_model." + k: v for k, v in ldm_vae(pipeline.vae).items()}
     if hasattr(pipeline, "text_encoder_2"):
@@ -266,3 +295,48 @@ def open_clip(module: Any, *, spare: bool = False) -> dict[str, Tensor]:
             if name.startswith(last)
         }
     return out
+
+
+def mmdit(module: Any) -> dict[str, Tensor]:
+    """A Stable Diffusion 3 transformer's tensors under Stability AI's names."""
+    given = dict(module.state_dict())
+    last = module.config.num_layers - 1
+    plain = {
+        "pos_embed.proj": "x_embedder.proj", "context_embedder": "context_embedder", "proj_out": "final_layer.linear",
+        "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
+        "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
+        "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
+        "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2",
+    }  # fmt: skip
+    out = {"pos_embed": given["pos_embed.pos_embed"]}
+    for kind in ("weight", "bias"):
+        out |= {f"{its}.{kind}": given[f"{theirs}.{kind}"] for theirs, its in plain.items()}
+        out[f"final_layer.adaLN_modulation.1.{kind}"] = _swapped(given[f"norm_out.linear.{kind}"])
+    for number in range(last + 1):
+        theirs, its = f"transformer_blocks.{number}.", f"joint_blocks.{number}."
+        for kind in ("weight", "bias"):
+            for group, names in {
+                "x_block.attn.qkv": [f"attn.to_{n}" for n in "qkv"],
+                "x_block.attn2.qkv": [f"attn2.to_{n}" for n in "qkv"],
+                "context_block.attn.qkv": [f"attn.add_{n}_proj" for n in "qkv"],
+                "x_block.attn.proj": ["attn.to_out.0"], "x_block.attn2.proj": ["attn2.to_out.0"],
+                "context_block.attn.proj": ["attn.to_add_out"],
+                "x_block.mlp.fc1": ["ff.net.0.proj"], "x_block.mlp.fc2": ["ff.net.2"],
+                "context_block.mlp.fc1": ["ff_context.net.0.proj"], "context_block.mlp.fc2": ["ff_context.net.2"],
+                "x_block.adaLN_modulation.1": ["norm1.linear"],
+                "context_block.adaLN_modulation.1": ["norm1_context.linear"],
+                "x_block.attn.ln_q": ["attn.norm_q"], "x_block.attn.ln_k": ["attn.norm_k"],
+                "x_block.attn2.ln_q": ["attn2.norm_q"], "x_block.attn2.ln_k": ["attn2.norm_k"],
+                "context_block.attn.ln_q": ["attn.norm_added_q"], "context_block.attn.ln_k": ["attn.norm_added_k"],
+            }.items():  # fmt: skip
+                if f"{theirs}{names[0]}.{kind}" in given:
+                    out[f"{its}{group}.{kind}"] = torch.cat([given[f"{theirs}{name}.{kind}"] for name in names])
+    for kind in ("weight", "bias"):  # the last block's is another kind of norm
+        name = f"joint_blocks.{last}.context_block.adaLN_modulation.1.{kind}"
+        out[name] = _swapped(out[name])
+    return out
+
+
+def _swapped(tensor: Tensor) -> Tensor:
+    """Scale and shift in the other order."""
+    return torch.cat(tensor.chunk(2)[::-1])

@@ -413,3 +413,54 @@ def test_a_model_takes_its_own_conditioning(fabric: Any) -> None:
     wrong = {"samples": torch.ones(1, 16, 8, 8)}
     with pytest.raises(ValidationError, match=r"'latent' has 16 channels: it takes 4"):
         fabric.run("KSampler", {"model": sd1["model"], "positive": cond, "negative": cond, "latent": wrong})
+
+
+@pytest.fixture(scope="module")
+def flow(shelf: Shelf) -> Any:
+    pipeline = small_models.sd3()
+    pipeline.set_progress_bar_config(disable=True)
+    small_models.save_file(pipeline, shelf.folder / "checkpoints" / "sd3.safetensors")
+    small_models.save_folder(pipeline, shelf.folder / "diffusers" / "sd3")
+    return pipeline
+
+
+@pytest.mark.parametrize("name", ["sd3.safetensors", "diffusers/sd3"])
+def test_a_flow_model_equals_diffusers(fabric: Any, flow: Any, name: str) -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    texts, side, steps, cfg = ("a red (barn:1.0)", "grey"), 64, 5, 4.0
+    graph = example(
+        "text-to-image.json", n4__ckpt_name=name, n6__text=texts[0], n7__text=texts[1], n5__width=side, n5__height=side,
+        n3__steps=steps, n3__cfg=cfg, n3__seed=11, n3__sampler_name="euler", n3__scheduler="normal",
+    )  # fmt: skip
+    graph["5"]["class_type"] = "EmptySD3LatentImage"
+    times = torch.arange(1, 1001, dtype=torch.float64) / 1000
+    table = (3 * times / (1 + 2 * times)).float()  # the scheduler's shift
+    model = DiffusionModel(lambda *_: None, parametrization="flow", sigmas=table)  # type: ignore[arg-type,return-value]
+    levels = sigmas_for(model, "normal", steps, 1.0)
+    flow.scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)  # what it is given is shifted already
+    theirs = flow(
+        "a red barn", negative_prompt=texts[1], guidance_scale=cfg, output_type="pt", height=side, width=side,
+        latents=torch.randn(1, 16, side // 8, side // 8, generator=torch.Generator().manual_seed(11)),
+        sigmas=[float(level) for level in levels[:-1]], num_inference_steps=steps,
+    ).images.movedim(1, -1)  # fmt: skip
+    alike(floats(fabric, graph), theirs)
+
+
+@pytest.mark.parametrize(
+    ("without", "said"),
+    [
+        ("text_encoders.", "has no text encoders"),
+        ("model.diffusion_model.x_embedder.proj.weight", "damaged Stable Diffusion 3 checkpoint: it lacks"),
+        ("model.diffusion_model.joint_blocks.0.x_block.mlp.fc1.weight", "damaged Stable Diffusion 3|it lacks 1 of"),
+        ("first_stage_model.decoder.conv_in.bias", "the weights are no VAE: it lacks 1 of"),
+    ],
+)
+def test_a_damaged_flow_model_is_refused(fabric: Any, flow: Any, shelf: Shelf, without: str, said: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(shelf.folder / "checkpoints" / "sd3.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(without)}
+    save_file(kept, shelf.under("bad") / "sd3.safetensors")
+    with pytest.raises(ValidationError, match=said):
+        fabric.run("CheckpointLoaderSimple", params={"ckpt_name": "bad/sd3.safetensors"})

@@ -19,6 +19,7 @@ def test_reads_every_variable(tmp_path):
             "VORTEX_SECCOMP_POLICY": "strict",
             "VORTEX_CUSTOM_NODES": f"{tmp_path}:{tmp_path}",
             "VORTEX_MODELS": str(tmp_path),
+            "VORTEX_MODULES": "cv2:scipy.ndimage",
             "VORTEX_DEVICE": "cpu",
             "VORTEX_MAX_FRAME": "65536",
             "VORTEX_HEARTBEAT_MS": "50",
@@ -28,6 +29,7 @@ def test_reads_every_variable(tmp_path):
         }
     )
     assert config.socket_fd == 7
+    assert config.modules == ("cv2", "scipy.ndimage")
     assert config.custom_nodes == (str(tmp_path), str(tmp_path))
     assert (config.threads, config.memory_limit, config.allow_unsandboxed) == (2, 1 << 30, True)
 
@@ -55,6 +57,7 @@ def test_an_empty_value_is_an_unset_one():
         ("VORTEX_CUSTOM_NODES", "relative/path", "absolute"),
         ("VORTEX_CUSTOM_NODES", "/no/such/folder", "exist"),
         ("VORTEX_MODELS", "/no/such/folder", "exist"),
+        ("VORTEX_MODULES", "not a module", "names of Python modules"),
         ("VORTEX_MAX_FRAME", "0", "4096"),
         ("VORTEX_HEARTBEAT_MS", "0", "milliseconds"),
         ("VORTEX_THREADS", "٣", "threads"),

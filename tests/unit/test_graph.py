@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from vortex_worker.errors import WorkflowError
 from vortex_worker.executor.ports import OpSpec, Param, Port
+from vortex_worker.supervisor.check import check
 from vortex_worker.supervisor.graph import Graph, Node, is_link
 
 SPECS = {
@@ -33,7 +34,7 @@ GOOD = {
 
 def problems_of(workflow):
     with pytest.raises(WorkflowError) as caught:
-        Graph.read(workflow).check(SPECS)
+        check(Graph.read(workflow), SPECS)
     return caught.value.problems
 
 
@@ -43,7 +44,7 @@ def with_inputs(node, **inputs):
 
 def test_a_good_workflow_passes_and_its_aliases_are_renamed():
     graph = Graph.read(GOOD)
-    graph.check(SPECS)
+    check(graph, SPECS)
     assert graph.nodes["3"].links == {"model": ("1", 0), "latent": ("2", 0)}
 
 
@@ -149,7 +150,7 @@ def test_any_graph_is_checked_without_a_crash(data):
     node = st.fixed_dictionaries({"class_type": st.sampled_from([*SPECS, "Nope"]), "inputs": inputs})
     workflow = data.draw(st.dictionaries(st.sampled_from(ids), node, min_size=1))
     try:
-        Graph.read(workflow).check(SPECS)
+        check(Graph.read(workflow), SPECS)
     except WorkflowError as error:
         assert error.problems  # noqa: PT017
 
@@ -191,7 +192,7 @@ def test_a_node_costs_no_more_the_more_there_are(shape):
         graph = links(count, SHAPES[shape])
         Id.looks = 0
         with contextlib.suppress(WorkflowError):
-            graph.check(SPECS)
+            check(graph, SPECS)
         graph.needed_for([key for key, taking in graph.consumers().items() if not taking])
         return Id.looks / count
 

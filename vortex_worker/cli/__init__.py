@@ -23,6 +23,8 @@ def command() -> None:
 @click.option(
     "--set", "settings", multiple=True, metavar="NODE.INPUT=VALUE", help="Override an input. VALUE is JSON, or text."
 )
+@click.option("--only", multiple=True, metavar="NODE", help="Run this node and what it needs, not the whole.")
+@click.option("--watch", is_flag=True, help="Run again when a file changes, until interrupted; only what changed.")
 @click.option("-o", "--output", default="out", type=click.Path(file_okay=False), help="Folder for results.  [out]")
 @click.option("-w", "--workers", default=1, type=click.IntRange(1, 256), help="Worker processes.  [1]")
 @click.option(
@@ -33,6 +35,9 @@ def command() -> None:
 )
 @click.option(
     "--models", multiple=True, type=click.Path(exists=True, file_okay=False), help="Folder that nodes may read."
+)
+@click.option(
+    "--module", "modules", multiple=True, metavar="MODULE", help="Compiled module that custom nodes need: cv2."
 )
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.  [auto]")
 @click.option("--policy", default=None, help="System-call policy: execute, strict, cuda or a TOML file.  [execute]")
@@ -46,7 +51,7 @@ def command() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of progress.")
 def run(**options: object) -> None:
-    """Run WORKFLOW: a file in ComfyUI's API format, or "digits", an example that comes with this program."""
+    """Run WORKFLOW: a file in ComfyUI's API format, a PNG with one inside, or "digits", which is always there."""
     from vortex_worker.cli.run import run_command
 
     sys.exit(run_command(**options))  # type: ignore[arg-type]
@@ -56,12 +61,18 @@ def run(**options: object) -> None:
 @click.option(
     "--custom-nodes", multiple=True, type=click.Path(exists=True, file_okay=False), help="Folder of custom nodes."
 )
+@click.option(
+    "--models", multiple=True, type=click.Path(exists=True, file_okay=False), help="Folder that nodes may read."
+)
+@click.option(
+    "--module", "modules", multiple=True, metavar="MODULE", help="Compiled module that custom nodes need: cv2."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def nodes(custom_nodes: tuple[str, ...], as_json: bool) -> None:
+def nodes(**options: object) -> None:
     """List the nodes, what they take and what they give."""
     from vortex_worker.cli.nodes import nodes_command
 
-    sys.exit(nodes_command(custom_nodes, as_json))
+    sys.exit(nodes_command(**options))  # type: ignore[arg-type]
 
 
 @command.command()

@@ -15,14 +15,16 @@ from vortex_worker.errors import ConfigError, VortexError
 from vortex_worker.executor.ports import REQUIRED, OpSpec, Param
 from vortex_worker.executor.validation import accepted
 from vortex_worker.supervisor.fabric import Fabric
-from vortex_worker.supervisor.files import CLIENT_NODES
+from vortex_worker.supervisor.workflow import CLIENT_NODES
 
 
-def nodes_command(custom_nodes: tuple[str, ...], as_json: bool) -> int:
+def nodes_command(
+    custom_nodes: tuple[str, ...], models: tuple[str, ...], modules: tuple[str, ...], as_json: bool
+) -> int:
     """List them; returns the exit status."""
     errors = Console(stderr=True)
     try:
-        with Fabric(1, custom_nodes=custom_nodes) as fabric:
+        with Fabric(1, custom_nodes=custom_nodes, models=models, modules=modules) as fabric:
             specs = {**fabric.nodes(), **{name: node.spec for name, node in CLIENT_NODES.items()}}
             failures = fabric.plugin_errors()
     except ConfigError as error:
@@ -55,6 +57,7 @@ def nodes_command(custom_nodes: tuple[str, ...], as_json: bool) -> int:
 def as_dict(spec: OpSpec) -> dict[str, Any]:
     """One node, as ``--json`` prints it."""
     data = dataclasses.asdict(spec)
+    data["answers"] = sorted(spec.answers)
     for declared, param in zip(spec.params, data["params"], strict=True):
         if declared.default is REQUIRED:
             del param["default"]

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from vortex_worker.cli import EXIT_FAILED, EXIT_USAGE
+from vortex_worker.cli.changes import Changes
 from vortex_worker.errors import ConfigError, JobError, VortexError, WorkflowError
 from vortex_worker.supervisor.fabric import Fabric
 from vortex_worker.supervisor.graph import Graph
@@ -22,10 +23,13 @@ from vortex_worker.supervisor.workflow import WorkflowResult
 def run_command(
     workflow: str,
     settings: tuple[str, ...],
+    only: tuple[str, ...],
+    watch: bool,
     output: str,
     workers: int,
     custom_nodes: tuple[str, ...],
     models: tuple[str, ...],
+    modules: tuple[str, ...],
     device: str,
     policy: str | None,
     wxorx: bool,
@@ -34,12 +38,12 @@ def run_command(
 ) -> int:
     """Run it; returns the exit status."""
     console = Console(stderr=True)
+    folders = custom_nodes or _own_folder(workflow)
     logging.basicConfig(level="WARNING", format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
     try:
         values = dict(_parse_setting(text) for text in settings)
         graph = Graph.read(workflow)
         graph.set_values(values)  # a bad file or --set is told before any process is started
-        folders = custom_nodes or _own_folder(workflow)
         if learn is not None:
             _warn_of_learning(console, learn)
         with (
@@ -47,6 +51,7 @@ def run_command(
                 workers,
                 custom_nodes=folders,
                 models=models,
+                modules=modules,
                 device=device,
                 policy=policy,
                 wxorx=wxorx,
@@ -56,26 +61,48 @@ def run_command(
         ):
             bars.starting(workers)
             _report_plugins(fabric, console)
-            try:
-                result = fabric.run_workflow(workflow, output_dir=output, settings=values, progress=bars)
-            finally:
-                if learn is not None:
-                    learned = fabric.write_learned(learn)
-                    _tell_learned(console, learn, learned)
-    except WorkflowError as error:
-        return _fail(console, as_json, EXIT_USAGE, "the workflow can't run", error, problems=error.problems)
-    except ConfigError as error:
-        return _fail(console, as_json, EXIT_USAGE, "bad settings", error)
+            changes = Changes(workflow, folders)
+            while True:
+                try:
+                    result = fabric.run_workflow(
+                        workflow, output_dir=output, settings=values, outputs=only or None, progress=bars
+                    )
+                except (WorkflowError, JobError) as error:
+                    if not watch:
+                        raise
+                    _told(console, as_json, error)
+                else:
+                    _tell(console, as_json, result, None if learn is None else fabric.write_learned(learn))
+                finally:
+                    if learn is not None:
+                        _tell_learned(console, learn, fabric.write_learned(learn))
+                if not watch:
+                    return 0
+                bars.clear()
+                if changes.wait():
+                    fabric.reload()  # the nodes themselves have changed
+                    _report_plugins(fabric, console)
     except VortexError as error:
-        return _fail(console, as_json, EXIT_FAILED, "the workflow failed", error)
+        return _told(console, as_json, error)
+
+
+def _tell(console: Console, as_json: bool, result: WorkflowResult, learned: list[dict[str, object]] | None) -> None:
     if as_json:
         report = as_dict(result)
-        if learn is not None:
+        if learned is not None:
             report["learned"] = learned
-        print(json.dumps(report))
+        print(json.dumps(report), flush=True)
     else:
         _show(console, result)
-    return 0
+
+
+def _told(console: Console, as_json: bool, error: VortexError) -> int:
+    """Say what went wrong; the exit status for it."""
+    if isinstance(error, WorkflowError):
+        return _fail(console, as_json, EXIT_USAGE, "the workflow can't run", error)
+    if isinstance(error, ConfigError):
+        return _fail(console, as_json, EXIT_USAGE, "bad settings", error)
+    return _fail(console, as_json, EXIT_FAILED, "the workflow failed", error)
 
 
 def as_dict(result: WorkflowResult) -> dict[str, Any]:
@@ -85,6 +112,7 @@ def as_dict(result: WorkflowResult) -> dict[str, Any]:
         "seconds": round(result.seconds, 3),
         "outputs": result.outputs,
         "nodes": result.nodes,
+        "cached": result.cached,
         "workers": [{key: w[key] for key in ("id", "pid", "sandbox")} for w in result.workers],
     }
 
@@ -135,15 +163,15 @@ def _fail(
     status: int,
     what: str,
     error: VortexError,
-    problems: list[tuple[str, str]] | None = None,
 ) -> int:
     if as_json:
         details: dict[str, Any] = {"type": type(error).__name__, "message": str(error)}
         if isinstance(error, JobError):
             details |= {"code": error.code, "details": error.details}
-        if problems:
-            details["problems"] = [{"node": node, "message": text} for node, text in problems]
-        print(json.dumps({"ok": False, "error": details}))
+        if isinstance(error, WorkflowError):
+            details["problems"] = [{"node": node, "message": text} for node, text in error.problems]
+            details["node_errors"] = error.node_errors
+        print(json.dumps({"ok": False, "error": details}, default=str), flush=True)
         return status
     where = (
         f" at node {escape(error.details['node'])}" if isinstance(error, JobError) and "node" in error.details else ""
@@ -164,7 +192,8 @@ def _show(console: Console, result: WorkflowResult) -> None:
     state = "[green]sandboxed[/] by " + ", ".join(sorted(layers)) if enforced else "[bold red]NOT sandboxed[/]"
     if learning:
         state = "[bold red]NOT sandboxed: learning[/]"
-    console.print(f"{len(result.nodes)} nodes in {result.seconds:.2f} s, {state}", highlight=False)
+    unchanged = f" ({len(result.cached)} unchanged)" if result.cached else ""
+    console.print(f"{len(result.nodes)} nodes{unchanged} in {result.seconds:.2f} s, {state}", highlight=False)
 
 
 class _Bars:
@@ -187,6 +216,12 @@ class _Bars:
 
     def starting(self, workers: int) -> None:
         self._starting = self._progress.add_task(f"starting {workers} worker{'s' * (workers > 1)}", total=None)
+
+    def clear(self) -> None:
+        """Before another run."""
+        for bar in self._bars.values():
+            self._progress.remove_task(bar)
+        self._bars.clear()
 
     def node_started(self, node: str, class_type: str) -> None:
         if self._starting is not None:

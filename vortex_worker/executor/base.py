@@ -20,7 +20,7 @@ the methods that need them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vortex_worker.executor.ports import Param, Port
@@ -42,6 +42,14 @@ class AbstractExecutor(ABC):
     params: ClassVar[Sequence[Param]] = ()
     #: Inputs are mapped read-only. True: the node writes to them, and gets private copies.
     mutates_inputs: ClassVar[bool] = False
+    #: Where a menu of nodes would have it: ``"image/filters"``.
+    category: ClassVar[str] = ""
+    #: True: a workflow runs for the sake of it. Without any such node, it runs those that nothing is linked to.
+    output_node: ClassVar[bool] = False
+    #: True: every input and param comes as a list. Otherwise a workflow runs the node once for each item of a list.
+    input_is_list: ClassVar[bool] = False
+    #: Params that a workflow fills itself, and with what: ``{"node": "UNIQUE_ID"}``; see ``ports.HIDDEN``.
+    hidden: ClassVar[Mapping[str, str]] = {}
 
     #: The job being run: progress, cancellation, output memory, device. Set before each ``execute``.
     context: JobContext
@@ -66,6 +74,35 @@ class AbstractExecutor(ABC):
         """Problems that the ports and params can't express; each names its port. None by default.
 
         Called before ``execute``, after types, ranges and missing values were checked.
+        """
+        return []
+
+    def changed(self, params: dict[str, Any]) -> Any:
+        """Plain data that differs from last time's when the same inputs would now give something else.
+
+        A file's date, say. Workflows keep a node's outputs, and run it again when this, or what it is
+        given, differs. NaN: always. None by default: never.
+
+        Args:
+            params: those that the workflow gives plainly; linked ones are None.
+        """
+        return None
+
+    def needs(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
+        """The lazy inputs and params that ``execute`` will want, of those that aren't there yet.
+
+        Asked again when they are, until it names no more.
+
+        Args:
+            inputs, params: what there is; lazy ones that were not computed are None.
+        """
+        return [name for given in (inputs, params) for name, value in given.items() if value is None]
+
+    def precheck(self, params: dict[str, Any]) -> list[str]:
+        """Problems that can be told before anything of a workflow runs. None by default.
+
+        Args:
+            params: those that the workflow gives plainly.
         """
         return []
 

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from vortex_worker.executor.base import AbstractExecutor
-from vortex_worker.executor.ports import REQUIRED, OpSpec, Param, Port, as_ports
+from vortex_worker.executor.ports import HIDDEN, REQUIRED, OpSpec, Param, Port, as_ports
 from vortex_worker.executor.validation import param_problem
+
+_METHODS = {"CHANGED": "changed", "NEEDS": "needs", "PRECHECK": "precheck"}
 
 
 def spec_of(cls: type[Any], source: str) -> OpSpec:
@@ -37,7 +39,17 @@ def spec_of(cls: type[Any], source: str) -> OpSpec:
         raise ValueError(f"{name}: two outputs have one name")
     doc = inspect.getdoc(cls) if isinstance(cls.__doc__, str) and cls.__doc__ else ""
     line = (doc or "").split("\n")[0].encode("utf-8", "replace").decode("utf-8")
-    return OpSpec(name, inputs, outputs, params, bool(cls.mutates_inputs), source, line)
+    hidden = dict(cls.hidden)
+    for param, kind in hidden.items():
+        if kind not in HIDDEN or not any(param == known.name for known in params):
+            raise ValueError(f"{name}: hidden: {param!r:.80}: {kind!r:.80}: it takes params, and {', '.join(HIDDEN)}")
+    _require_text(f"{name}: category", cls.category)
+    own = {question: getattr(cls, method) for question, method in _METHODS.items()}
+    return OpSpec(
+        name, inputs, outputs, params, bool(cls.mutates_inputs), source, line,
+        category=cls.category, output_node=bool(cls.output_node), input_is_list=bool(cls.input_is_list), hidden=hidden,
+        answers=frozenset(q for q, method in _METHODS.items() if own[q] is not getattr(AbstractExecutor, method)),
+    )  # fmt: skip
 
 
 def _items(name: str, field: str, items: object, *wanted: type) -> tuple[Any, ...]:

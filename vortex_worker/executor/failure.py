@@ -16,7 +16,10 @@ _MESSAGE_LIMIT = 2_000  # characters
 _TRACEBACK_HEAD, _TRACEBACK_TAIL = 4_000, 8_000  # characters: where it came in, and where it is
 _HERE = os.path.dirname(__file__)
 #: Frames above a node's: of no use to its author.
-_OURS = (*(os.path.join(_HERE, file) for file in ("runner.py", "registry.py", "folder.py")), "<frozen importlib")
+_OURS = (
+    *(os.path.join(_HERE, file) for file in ("runner.py", "registry.py", "folder.py", "comfy/adapter.py")),
+    "<frozen importlib",
+)
 
 
 def as_job_error(error: BaseException, where: str) -> JobError:

@@ -15,6 +15,8 @@ import sys
 from collections.abc import Iterable
 from types import ModuleType
 
+from vortex_worker.executor.comfy.packs import is_pack
+
 
 class NodeFolder:
     """One folder; ``plugins`` are the names of what is to be loaded in it."""
@@ -23,7 +25,10 @@ class NodeFolder:
         self.path = os.path.abspath(path)
         self.name = os.path.basename(self.path)
         self._number = number
-        self._files = _modules_in(self.path)
+        # The folder may be a pack itself, which others would have among their own.
+        self._files = (
+            {self.name: os.path.join(self.path, "__init__.py")} if is_pack(self.path) else _modules_in(self.path)
+        )
         self._aside: dict[str, ModuleType] = {}
         self.plugins = [name for name, file in self._files.items() if file and not name.startswith("_")]
         importlib.invalidate_caches()
@@ -38,7 +43,7 @@ class NodeFolder:
         if taken is not None and self.holds(taken):
             return taken
         # A file may be called as a library is. It does not replace the library that others have loaded.
-        full_name = name if taken is None else f"_custom{self._number}_{name}"
+        full_name = name.replace(".", "_") if taken is None else f"_custom{self._number}_{name}"
         spec = importlib.util.spec_from_file_location(full_name, self._files[name])
         if spec is None or spec.loader is None:
             raise ImportError(f"{self._files[name]} can't be imported")
@@ -49,6 +54,10 @@ class NodeFolder:
             sys.modules.pop(full_name, None)
             raise
         return sys.modules.get(full_name, module)
+
+    def is_pack(self, name: str) -> bool:
+        """Whether a plugin is a pack of ComfyUI's, by its text."""
+        return is_pack(self._files[name])
 
     def enter(self, others: Iterable[NodeFolder]) -> None:
         """Let plain names mean this folder's modules, and let imports look here first."""
@@ -80,7 +89,7 @@ def _modules_in(path: str) -> dict[str, str]:
     for entry in sorted(os.listdir(path)):
         name, suffix = os.path.splitext(entry)
         place = os.path.join(path, entry)
-        if entry.startswith("."):
+        if entry.startswith(".") or entry.endswith(".disabled"):  # as ComfyUI's users put a pack aside
             continue
         if os.path.isdir(place):
             inside = os.path.join(place, "__init__.py")

@@ -28,6 +28,11 @@ def use(folders: Iterable[str]) -> None:
     _folders = tuple(folders)
 
 
+def folders() -> tuple[str, ...]:
+    """The configured folders."""
+    return _folders
+
+
 def find(kind: str, name: str) -> Path:
     """The file or folder of that name, as workflows give it: relative, ``/`` between its parts.
 

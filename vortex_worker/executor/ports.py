@@ -6,7 +6,7 @@ are ComfyUI's where it has one: ``TENSOR`` is ours, for a bare tensor; ``"*"`` t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -14,6 +14,13 @@ from typing import Any, Final
 REQUIRED: Final = type("Required", (), {"__repr__": lambda self: "REQUIRED"})()
 
 BUILTIN: Final = "builtin"  # the source of nodes that come with the package
+
+#: What a runner of workflows tells a node that wants to know: its id, the workflow, and what goes into pictures.
+HIDDEN: Final = ("UNIQUE_ID", "PROMPT", "EXTRA_PNGINFO")
+
+#: Whether it would give something else now; which lazy inputs it needs; what is wrong before anything runs.
+QUESTIONS: Final = ("CHANGED", "NEEDS", "PRECHECK")
+
 PARAM_TYPES: Final = ("INT", "FLOAT", "STRING", "BOOLEAN", "CHOICE", "BYTES", "LIST", "ANY")
 
 
@@ -29,6 +36,8 @@ class Port:
             ``INT``, ``FLOAT``, ``STRING``, ``BOOLEAN``; ``"*"``: anything.
         optional: inputs only: the node runs without it.
         aliases: other names under which workflows may give it.
+        lazy: inputs only: a workflow computes it when the node says that it needs it.
+        is_list: outputs only: a list of values of this type; what it is linked to runs once for each.
     """
 
     name: str
@@ -36,6 +45,8 @@ class Port:
     doc: str = ""
     optional: bool = False
     aliases: tuple[str, ...] = ()
+    lazy: bool = False
+    is_list: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +58,7 @@ class Param:
         default: used when the caller gives none; ``REQUIRED`` if there must be a value.
         minimum, maximum: inclusive bounds of an ``INT`` or ``FLOAT``.
         choices: what a ``CHOICE`` may be.
+        lazy: as a port's, where it is linked.
     """
 
     name: str
@@ -56,6 +68,7 @@ class Param:
     maximum: int | float | None = None
     choices: tuple[str, ...] = field(default=())
     doc: str = ""
+    lazy: bool = False
 
     def __post_init__(self) -> None:
         if self.type not in PARAM_TYPES:
@@ -80,6 +93,15 @@ class OpSpec:
     mutates_inputs: bool = False
     source: str = ""
     doc: str = ""
+    category: str = ""
+    #: A workflow runs for the sake of it, also where nothing is linked to it.
+    output_node: bool = False
+    #: Takes each input and param as a list. Any other node is run once for each item of a list.
+    input_is_list: bool = False
+    #: Params that the workflow's runner fills, and with what: one of ``HIDDEN``.
+    hidden: Mapping[str, str] = field(default_factory=dict, hash=False)
+    #: What it may be asked beside being run: of ``QUESTIONS``.
+    answers: frozenset[str] = frozenset()
     #: Input ports by each of their names, and params by name.
     known_ports: dict[str, Port] = field(init=False, repr=False, compare=False)
     known_params: dict[str, Param] = field(init=False, repr=False, compare=False)
@@ -88,3 +110,9 @@ class OpSpec:
         ports = {name: port for port in self.inputs for name in (port.name, *port.aliases)}
         object.__setattr__(self, "known_ports", ports)
         object.__setattr__(self, "known_params", {param.name: param for param in self.params})
+
+    @property
+    def lazy(self) -> frozenset[str]:
+        """Inputs and params that are computed only when the node needs them."""
+        ports = {port.name for port in self.inputs if port.lazy}
+        return frozenset(ports | {param.name for param in self.params if param.lazy})

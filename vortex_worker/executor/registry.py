@@ -10,13 +10,15 @@ import difflib
 import functools
 import importlib
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import EntryPoints, entry_points
 from typing import Any, NamedTuple
 
 from vortex_worker.errors import ExecutorNotFound
 from vortex_worker.executor.base import AbstractExecutor
+from vortex_worker.executor.comfy.packs import MAPPINGS
 from vortex_worker.executor.declaration import spec_of
 from vortex_worker.executor.failure import as_job_error, message_of, traceback_of
 from vortex_worker.executor.folder import NodeFolder
@@ -26,6 +28,7 @@ ENTRY_POINTS = "vortex_worker.executors"
 MODULES = (
     "vortex_worker.executor.nodes.tensor",
     "vortex_worker.executor.nodes.latent",
+    "vortex_worker.executor.nodes.latent_file",
     "vortex_worker.executor.nodes.image",
     "vortex_worker.executor.nodes.mask",
     "vortex_worker.executor.nodes.loaders",
@@ -84,9 +87,9 @@ class Registry:
             for name in folder.plugins:
                 plugin = f"{folder.name}/{name}"
                 with self._reporting(plugin):
-                    for cls in classes_of(folder.load(name)):
+                    for make in _nodes_of(folder, name):
                         with self._reporting(plugin):
-                            self._folder_of[self.add(cls, plugin).name] = folder
+                            self._folder_of[self.add(make(), plugin).name] = folder
 
     def load_entry_points(self) -> None:
         """Installed plugins: entry points that name an executor class, or a module of some."""
@@ -165,6 +168,24 @@ class Registry:
         for name in self._instances:
             with self._reporting(name):
                 self.get(name)[0].cleanup()
+
+
+def _nodes_of(folder: NodeFolder, name: str) -> Iterator[Callable[[], type[Any]]]:
+    """What makes each executor of a module: native ones, and those of a pack."""
+    if not folder.is_pack(name):
+        yield from (partial(_itself, cls) for cls in classes_of(folder.load(name)))
+        return
+    from vortex_worker.executor.comfy import adapter
+
+    with adapter.explained():
+        module = folder.load(name)
+    yield from (partial(_itself, cls) for cls in classes_of(module))
+    for op_type, node in adapter.executors_of(getattr(module, MAPPINGS, None)):
+        yield partial(adapter.executor_of, op_type, node)
+
+
+def _itself(cls: type[Any]) -> type[Any]:
+    return cls
 
 
 def classes_of(module: object) -> Iterable[type[AbstractExecutor]]:

@@ -84,6 +84,29 @@ def run(
         raise as_job_error(error, spec.name) from None
 
 
+def ask(executor: AbstractExecutor, question: str, inputs: dict[str, Any], params: dict[str, Any]) -> Any:
+    """What a node answers to one of ``ports.QUESTIONS``: plain data, but it may be anything.
+
+    Raises:
+        ExecutionError (WK-006), or whatever JobError the node raised.
+    """
+    import torch
+
+    executor.context = JobContext()
+    try:
+        with torch.inference_mode():
+            match question:
+                case "CHANGED":
+                    return executor.changed(params)
+                case "NEEDS":
+                    return executor.needs(inputs, params)
+                case "PRECHECK":
+                    return executor.precheck(params)
+    except BaseException as error:
+        raise as_job_error(error, f"{executor.op_type}: {question.lower()}") from None
+    raise ValidationError(f"a node can't be asked {question!r:.40}")
+
+
 def _ask_node(executor: AbstractExecutor, spec: OpSpec, inputs: dict[str, Any], params: dict[str, Any]) -> None:
     try:
         problems = executor.validate(inputs, params)

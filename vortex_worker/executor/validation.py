@@ -9,7 +9,8 @@ import copy
 import difflib
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from vortex_worker.errors import ExecutionError, ValidationError
@@ -54,20 +55,28 @@ def prepare(
             into[own_name] = value
 
     for port in spec.inputs:
-        if port.name not in ready or (ready[port.name] is None and port.optional):
+        if port.name not in ready or (ready[port.name] is None and (port.optional or port.lazy)):
             ready.pop(port.name, None)
-            if not port.optional:
+            if not port.optional and not port.lazy:
                 problems.append(f"input {port.name!r} is missing: it takes {_accepted_at(port)}")
+        elif spec.input_is_list:
+            problems += _each(ready[port.name], partial(port_problem, port), f"input {port.name!r}")
         elif problem := port_problem(port, ready[port.name]):
             problems.append(f"input {problem}")
         elif port.type == "FLOAT":
             ready[port.name] = float(ready[port.name])
     for param in spec.params:
         if param.name not in settings:
-            if param.default is REQUIRED:
+            if param.default is REQUIRED and param.lazy:
+                pass  # the node did not ask for it
+            elif param.default is REQUIRED:
                 problems.append(f"parameter {param.name!r} is missing: it takes {accepted(param)}")
             else:  # a node may change what it is given
-                settings[param.name] = copy.deepcopy(param.default)
+                default = copy.deepcopy(param.default)
+                settings[param.name] = [default] if spec.input_is_list else default
+        elif spec.input_is_list:
+            given, about = settings[param.name], f"parameter {param.name!r}"
+            problems += _each(given, partial(param_problem, param), about)
         elif problem := param_problem(param, settings[param.name]):
             problems.append(f"parameter {problem}")
         elif param.type == "FLOAT" and settings[param.name] is not None:
@@ -77,6 +86,13 @@ def prepare(
             problems[_MAX_PROBLEMS:] = [f"and {len(problems) - _MAX_PROBLEMS} more"]
         raise ValidationError(f"{spec.name}: " + "; ".join(problems), problems=problems)
     return ready, settings
+
+
+def _each(value: Any, problem_of: Callable[[Any], str | None], about: str) -> list[str]:
+    """What is wrong with the items of a list, where a node takes lists."""
+    if not isinstance(value, list):
+        return [f"{about} is {describe(value)}: this node takes lists of values"]
+    return [f"{about}, item {place}: {found}" for place, item in enumerate(value) if (found := problem_of(item))]
 
 
 def port_problem(port: Port, value: Any) -> str | None:
@@ -203,7 +219,13 @@ def check_outputs(spec: OpSpec, result: Any) -> dict[str, Any]:
         )
     outputs = {port.name: result[port.name] for port in spec.outputs}
     for port in spec.outputs:
-        if problem := port_problem(port, outputs[port.name]):
+        values = [outputs[port.name]]
+        if port.is_list:
+            if not isinstance(values[0], list | tuple):
+                text = f"{port.name!r} is {describe(values[0])}: it takes a list"
+                raise ExecutionError(f"{spec.name} returned a bad output: {text}", {"port": port.name})
+            values = list(values[0])
+        if problem := next(filter(None, (port_problem(port, value) for value in values)), None):
             raise ExecutionError(f"{spec.name} returned a bad output: {problem}", {"port": port.name})
     return outputs
 

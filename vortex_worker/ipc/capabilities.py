@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from vortex_worker.errors import ProtocolError
-from vortex_worker.executor.ports import BUILTIN, PARAM_TYPES, REQUIRED, OpSpec, Param, Port
+from vortex_worker.executor.ports import BUILTIN, HIDDEN, PARAM_TYPES, QUESTIONS, REQUIRED, OpSpec, Param, Port
 from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
 
@@ -33,9 +33,11 @@ def _pack_op(spec: OpSpec) -> pb.OpType:
         name=spec.name, mutates_inputs=spec.mutates_inputs, source=spec.source, doc=spec.doc,
         inputs=[_pack_port(port) for port in spec.inputs],
         outputs=[_pack_port(port) for port in spec.outputs],
+        category=spec.category, output_node=spec.output_node, input_is_list=spec.input_is_list, hidden=spec.hidden,
+        answers=sorted(spec.answers),
     )  # fmt: skip
     for param in spec.params:
-        into = op.params.add(name=param.name, type=param.type, choices=param.choices, doc=param.doc)
+        into = op.params.add(name=param.name, type=param.type, choices=param.choices, doc=param.doc, lazy=param.lazy)
         if param.default is not REQUIRED:
             into.default.ParseFromString(protocol.pack(param.default, _refuse))
         if param.minimum is not None:
@@ -46,7 +48,10 @@ def _pack_op(spec: OpSpec) -> pb.OpType:
 
 
 def _pack_port(port: Port) -> pb.Port:
-    return pb.Port(name=port.name, type=port.type, optional=port.optional, doc=port.doc, aliases=port.aliases)
+    return pb.Port(
+        name=port.name, type=port.type, optional=port.optional, doc=port.doc, aliases=port.aliases,
+        lazy=port.lazy, is_list=port.is_list,
+    )  # fmt: skip
 
 
 def unpack_ops(message: pb.Capabilities) -> dict[str, OpSpec]:
@@ -69,6 +74,11 @@ def _unpack_op(op: pb.OpType) -> OpSpec:
         mutates_inputs=op.mutates_inputs,
         source=_name(op.source),
         doc=protocol.printable(op.doc),
+        category=_name(op.category),
+        output_node=op.output_node,
+        input_is_list=op.input_is_list,
+        hidden={_name(param): kind for param, kind in op.hidden.items() if kind in HIDDEN},
+        answers=frozenset(name for name in QUESTIONS if pb.Question.Value(name) in op.answers),
     )
 
 
@@ -78,7 +88,10 @@ def _name(text: str) -> str:
 
 def _unpack_port(port: pb.Port) -> Port:
     aliases = tuple(_name(alias) for alias in port.aliases)
-    return Port(_name(port.name), _name(port.type), protocol.printable(port.doc), port.optional, aliases)
+    return Port(
+        _name(port.name), _name(port.type), protocol.printable(port.doc), port.optional, aliases,
+        lazy=port.lazy, is_list=port.is_list,
+    )  # fmt: skip
 
 
 def _unpack_param(op: str, message: pb.Param) -> Param:
@@ -95,6 +108,7 @@ def _unpack_param(op: str, message: pb.Param) -> Param:
         maximum=value("maximum") if message.HasField("maximum") else None,
         choices=tuple(_name(choice) for choice in message.choices),
         doc=protocol.printable(message.doc),
+        lazy=message.lazy,
     )
 
 

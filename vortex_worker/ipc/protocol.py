@@ -27,6 +27,7 @@ __all__ = [
     "JobSubmit",
     "Message",
     "ObjectHandle",
+    "Question",
     "Release",
     "decode",
     "pack",
@@ -42,6 +43,16 @@ __all__ = [
 PROTOCOL_VERSION = 1
 _PROBLEMS = "problems"  # of a ValidationError's details: one a line
 _MAX_DEPTH = 32  # of nested lists and maps; protobuf's own parser stops at 100 messages
+
+
+class Question(JobSubmit):
+    """A job that asks a node something: ``question`` is one of ``Question`` in the schema, by name."""
+
+    def __init__(self, *fields: Any, question: int) -> None:
+        super().__init__(*fields)
+        known = pb.Question.DESCRIPTOR.values_by_number.get(question)
+        self.question = known.name if known else str(question)
+
 
 #: What a packet's body may be.
 Message = (
@@ -107,10 +118,21 @@ class Encoder:
         return frame
 
     def submit(
-        self, job_id: int, op_type: str, inputs: dict[str, Any], params: dict[str, Any], deadline: int, save: codec.Save
+        self,
+        job_id: int,
+        op_type: str,
+        inputs: dict[str, Any],
+        params: dict[str, Any],
+        deadline: int,
+        save: codec.Save,
+        question: int = 0,
     ) -> bytes:
         """A JobSubmit. ``save``, and errors, as in ``pack``."""
-        return codec.encode_submit(self._next(), job_id, op_type, inputs, params, deadline, save)
+        frame: bytes = codec.encode_submit(self._next(), job_id, op_type, inputs, params, deadline, save)
+        if question:  # too rare for the codec; of a message that comes twice, the fields are merged
+            asked = pb.JobSubmit(question=question)  # type: ignore[arg-type] # an open enum: a number
+            frame += pb.ControlPacket(job_submit=asked).SerializeToString()
+        return frame
 
     def progress(self, job_id: int, step: int, total: int, message: str, preview: TensorHandle | None = None) -> bytes:
         """A JobProgress."""
@@ -139,6 +161,8 @@ def _submit(message: pb.JobSubmit) -> JobSubmit:
         inputs, params = _values(message.inputs), _values(message.params)
     except JobError as error:
         return JobSubmit(message.job_id, message.op_type, {}, {}, message.deadline, error)
+    if message.question:
+        return Question(message.job_id, message.op_type, inputs, params, message.deadline, question=message.question)
     return JobSubmit(message.job_id, message.op_type, inputs, params, message.deadline)
 
 

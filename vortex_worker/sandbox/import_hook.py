@@ -48,7 +48,10 @@ class ImportHook:
     """The installed hook, which :meth:`uninstall` takes back. Also a finder, for modules not loaded yet."""
 
     def __init__(
-        self, blocked: Mapping[str, str] | Iterable[str], custom_roots: Iterable[str | os.PathLike[str]]
+        self,
+        blocked: Mapping[str, str] | Iterable[str],
+        custom_roots: Iterable[str | os.PathLike[str]],
+        but: Iterable[str | os.PathLike[str]] = (),
     ) -> None:
         self.blocked = (
             dict(blocked)
@@ -56,6 +59,7 @@ class ImportHook:
             else {name: DEFAULT_BLOCKED.get(name, "the configuration blocks it") for name in blocked}
         )
         self.roots = tuple(dict.fromkeys(prefix for root in custom_roots for prefix in _prefixes(os.fspath(root))))
+        self.spared = tuple(dict.fromkeys(prefix for root in but for prefix in _prefixes(os.fspath(root))))
         self._import = builtins.__import__
         self._import_module = importlib.import_module
         self._installed = False
@@ -114,10 +118,12 @@ class ImportHook:
         return self._import_module(name, package)
 
     def _is_custom(self, frame: FrameType) -> bool:
-        if frame.f_code.co_filename.startswith(self.roots):
-            return True
-        file = frame.f_globals.get("__file__")  # code that a node hands to exec() has the node's globals
-        return isinstance(file, str) and file.startswith(self.roots)
+        file: object = frame.f_code.co_filename
+        if not frame.f_code.co_filename.startswith(self.roots):
+            file = frame.f_globals.get("__file__")  # code that a node hands to exec() has the node's globals
+            if not isinstance(file, str) or not file.startswith(self.roots):
+                return False
+        return not (isinstance(file, str) and file.startswith(self.spared))
 
     def _why(self, name: str) -> str | None:
         while name:
@@ -139,6 +145,7 @@ class ImportHook:
 def install(
     blocked: Mapping[str, str] | Iterable[str] = DEFAULT_BLOCKED,
     custom_roots: Iterable[str | os.PathLike[str]] = (),
+    but: Iterable[str | os.PathLike[str]] = (),
 ) -> ImportHook:
     """Install the hook for code below ``custom_roots``, before the first custom node is loaded.
 
@@ -146,8 +153,9 @@ def install(
         blocked: names of modules, best with a reason for each. A name covers its submodules.
         custom_roots: folders (or single files) of custom nodes. One that begins with ``<`` stands for itself:
             the made-up file name of code that came as bytes.
+        but: folders or files below those whose code may import anything: ``pack_guard`` looks after it.
     """
-    hook = ImportHook(blocked, custom_roots)
+    hook = ImportHook(blocked, custom_roots, but)
     if hook.roots:
         hook.install()
     return hook

@@ -17,8 +17,9 @@ import platform
 import tempfile
 
 from vortex_worker import _core
+from vortex_worker.errors import ConfigError
 
-__all__ = ["DIFFUSION", "PRELOAD", "preload", "preload_diffusion"]
+__all__ = ["DIFFUSION", "PRELOAD", "preload", "preload_configured", "preload_diffusion"]
 
 #: What usual nodes reach for and nobody has imported yet: modules with extension modules in them, and (for
 #: the strict policy, which opens no files) those that loading a checkpoint imports on the way. torch, numpy
@@ -92,6 +93,7 @@ DIFFUSION = (
     "transformers.models.clip.tokenization_clip",
     "diffusers.loaders.single_file_utils",
     "diffusers.models.autoencoders.autoencoder_kl",
+    "diffusers.models.transformers.transformer_sd3",
     "diffusers.models.unets.unet_2d_condition",
 )
 
@@ -123,6 +125,21 @@ def preload(extra: tuple[str, ...] = ()) -> list[str]:
         importlib.import_module("PIL.Image").init()
     platform.uname()  # which it remembers
     return missing
+
+
+def preload_configured(names: tuple[str, ...]) -> None:
+    """Import what the configuration names: installed packages that custom nodes need, trusted as torch is.
+
+    Raises:
+        ConfigError: one can't be imported.
+    """
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ConfigError(
+                f"modules is {name!r}: it takes modules that are installed beside torch ({error})"
+            ) from None
 
 
 def _import_all(names: tuple[str, ...]) -> list[str]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from vortex_worker.config import HEARTBEAT_MS, LOG_LEVELS, MAX_FRAME, WorkerConfig
 from vortex_worker.errors import ConfigError, VortexError
+from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
 from vortex_worker.sandbox.learning import Lessons
 from vortex_worker.sandbox.seccomp import load_policy
@@ -25,6 +26,7 @@ from vortex_worker.supervisor.memory import Memory
 from vortex_worker.supervisor.objects import ObjectRef
 from vortex_worker.supervisor.preload import works
 from vortex_worker.supervisor.process import reserve_descriptors
+from vortex_worker.supervisor.results import Results
 from vortex_worker.supervisor.task import Task, Work
 from vortex_worker.supervisor.vigil import Limits
 
@@ -55,6 +57,7 @@ class Fabric:
         standby: how many more are kept ready, to take the place of one that dies.
         custom_nodes: folders of nodes to load, after lockdown.
         models: folders that nodes may read.
+        modules: installed modules to import before lockdown, for custom nodes that need compiled ones: ``cv2``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
         policy: the system-call policy jobs run under: ``execute``, ``strict``, ``cuda`` or a TOML file; ``cuda`` by
             default on such a device, else ``execute``.
@@ -65,6 +68,8 @@ class Fabric:
         client_size: bytes of shared memory for tensors that come from this process.
         memory_limit: bytes of private memory of each worker; 0 for no limit.
         memory_growth: bytes that a worker may grow by over its jobs until another takes its place; 0: any.
+        keep_results: bytes of tensors of earlier runs that ``run_workflow`` keeps, so that unchanged nodes need not
+            run again; at most a quarter of ``lease_size``. 0: none.
         queue: jobs that may wait before ``submit`` does.
         grace: seconds that a cancelled or overdue job has to stop by itself.
         heartbeat_timeout: seconds without a sign of life after which a worker is killed: it was stopped.
@@ -88,6 +93,7 @@ class Fabric:
         standby: int = 1,
         custom_nodes: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
         models: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
+        modules: Iterable[str] = (),
         device: str = "auto",
         policy: str | None = None,
         wxorx: bool = False,
@@ -97,6 +103,7 @@ class Fabric:
         client_size: int = 2 * _GIB,
         memory_limit: int = 0,
         memory_growth: int = 0,
+        keep_results: int = 256 << 20,
         queue: int = 1024,
         grace: float = 2.0,
         heartbeat_timeout: float = 5.0,
@@ -113,6 +120,7 @@ class Fabric:
         _check_range("workers", workers, 1, 256)
         _check_range("landlock_abi", landlock_abi, 0, 99)
         _check_range("standby", standby, 0, 256 - workers)
+        _check_range("keep_results", keep_results, 0, 1 << 44)
         _check_range("queue", queue, 1, 1 << 30)
         _check_range("lease_size", lease_size, 1 << 21, 1 << 44)
         _check_range("client_size", client_size, 1 << 21, 1 << 44)
@@ -135,6 +143,7 @@ class Fabric:
             seccomp_policy=policy or ("cuda" if device.startswith("cuda") else "execute"),
             custom_nodes=_folders("custom_nodes", custom_nodes),
             models=_folders("models", models),
+            modules=_modules(modules),
             device=device,
             max_frame=max_frame,
             heartbeat_ms=heartbeat_ms,
@@ -151,6 +160,7 @@ class Fabric:
         self._standby = standby
         self._observers: tuple[Callable[[Job], None], ...] = ()
         self._lessons = Lessons(load_policy(config.seccomp_policy)) if learn else None
+        self._results = Results(min(keep_results, lease_size // 4))
         self._memory = Memory(client_size, lease_size, workers + standby + _SPARE_LEASES)
         try:
             self._crew = Crew(
@@ -198,6 +208,16 @@ class Fabric:
             op_type, inputs, params, deadline=deadline, retries=retries, priority=priority, block=block, timeout=timeout
         )
 
+    def ask(
+        self,
+        op_type: str,
+        question: str,
+        inputs: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> Job:
+        """Ask a node one of ``executor.ports.QUESTIONS`` that are among its ``answers``: ``result()["answer"]``."""
+        return self._submit(op_type, inputs, params, question=pb.Question.Value(question))
+
     def _submit(
         self,
         op_type: str,
@@ -210,6 +230,7 @@ class Fabric:
         block: bool = True,
         timeout: float | None = None,
         attended: bool = False,
+        question: int = 0,
     ) -> Job:
         tensors: list[tuple[TensorHandle, Any]] = []
         refs: list[ObjectRef] = []
@@ -223,7 +244,8 @@ class Fabric:
             return placed[0]
 
         staged = protocol.stage(inputs or {}, place), protocol.stage(params or {}, place)
-        work = self._crew.preloads.find(Work(op_type, *staged, tensors, refs))
+        work = Work(op_type, *staged, tensors, refs, question=question)
+        work = work if question else self._crew.preloads.find(work)
         job = Job(self._crew.jobs.next_id(), op_type, self._crew.jobs.cancel, self._crew.jobs.attend)
         task = Task(job, work, deadline=monotonic_deadline(deadline), retries=retries, priority=_whole(priority))
         for observer in self._observers:
@@ -296,12 +318,15 @@ class Fabric:
         *,
         output_dir: str | os.PathLike[str] = "out",
         settings: Mapping[str, Any] | None = None,
+        outputs: Iterable[str] | None = None,
         progress: Any = None,
     ) -> Any:
         """Run a workflow in ComfyUI's API format; see ``vortex_worker.supervisor.workflow.run``."""
         from vortex_worker.supervisor.workflow import run
 
-        return run(self, workflow, output_dir=output_dir, settings=settings or {}, progress=progress)
+        return run(
+            self, workflow, output_dir=output_dir, settings=settings or {}, outputs=outputs, progress=progress
+        )  # fmt: skip
 
     # -------------------------------------------------------------- tensors
 
@@ -354,6 +379,7 @@ class Fabric:
         Raises:
             TimeoutError: not within ``timeout`` seconds. It goes on.
         """
+        self._results.clear()  # of nodes that may do something else now
         self._crew.reload(timeout)
 
     def scale(self, workers: int) -> None:
@@ -411,6 +437,7 @@ class Fabric:
     def close(self) -> None:
         """End all jobs and workers. Tensors that you still hold stay valid. Idempotent."""
         self._crew.close()
+        self._results.clear()
         self._memory.close()
         _open_fabrics.discard(self)
 
@@ -444,6 +471,14 @@ def _check_seconds(name: str, value: float, *, zero: bool = False) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
         raise ConfigError(f"{name} is {value!r}: it takes seconds, {'0 or more' if zero else 'above 0'}")
+
+
+def _modules(names: Iterable[str]) -> tuple[str, ...]:
+    modules = (names,) if isinstance(names, str) else tuple(names)
+    for name in modules:
+        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+            raise ConfigError(f"modules is {name!r:.80}: it takes names of Python modules")
+    return modules
 
 
 def _folders(name: str, value: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:

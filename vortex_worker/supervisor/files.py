@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
 
 from vortex_worker.errors import ValidationError
-from vortex_worker.executor.ports import OpSpec, Param, Port
+from vortex_worker.executor.ports import OpSpec
 
 _MAX_FILE = 15 << 20  # 15 MiB: what a control frame carries
+_PART = re.compile(r"[\w\-][\w\-. ]{0,99}")  # of a prefix, between slashes
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a run may read and write."""
+    """Where a run may read and write, and what it puts into the files it makes."""
 
     output_dir: str
     input_dir: str
+    prompt: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,82 +43,62 @@ class ClientNode:
     finish: Callable[[Mapping[str, Any], Mapping[str, Any], Place], list[str]] | None = None
 
 
-def _read_image(params: Mapping[str, Any], place: Place) -> dict[str, Any]:
-    name = params["image"]
-    path = os.path.realpath(os.path.join(place.input_dir, name))
+def read_input(kind: str, name: str, place: Place) -> bytes:
+    """A file's content, from below the input folder. ComfyUI's ``cat.png [input]`` is ``cat.png``.
+
+    Raises:
+        ValidationError: it isn't there, lies elsewhere, or is too large.
+    """
+    bare = name.removesuffix("[input]").rstrip()
+    path = os.path.realpath(os.path.join(place.input_dir, bare))
     if not path.startswith(os.path.realpath(place.input_dir) + os.sep):
-        raise ValidationError(f"image is {name!r}: it takes a file under {place.input_dir}")
+        raise ValidationError(f"{kind} is {name!r}: it takes a file under {place.input_dir}")
     try:
         size = os.path.getsize(path)
         if size > _MAX_FILE:
-            raise ValidationError(f"image {name!r} has {size} bytes: at most {_MAX_FILE} are read")
+            raise ValidationError(f"{kind} {name!r} has {size} bytes: at most {_MAX_FILE} are read")
         with open(path, "rb") as file:
-            return {"data": file.read(_MAX_FILE + 1)}
+            return file.read(_MAX_FILE + 1)
     except OSError as error:
-        raise ValidationError(f"image {name!r} can't be read: {error.strerror}") from None
+        raise ValidationError(f"{kind} {name!r} can't be read: {error.strerror}") from None
 
 
-def _save_images(inputs: Mapping[str, Any], params: Mapping[str, Any], place: Place) -> list[str]:
-    import numpy as np
+def new_files(prefix: str, suffix: str, place: Place, width: int = 0, height: int = 0) -> Iterator[BinaryIO]:
+    """Open new files for writing, one after the other: ``prefix_00001.png``, …; never one that is there already.
 
-    images = inputs["images"]
-    shape = tuple(getattr(images, "shape", ()))
-    if len(shape) != 4 or shape[3] not in (1, 3, 4):
-        raise ValidationError(f"images is {shape}: it takes a float tensor [batch, height, width, 1, 3 or 4]")
-    prefix = params.get("filename_prefix", "vortex")
-    if not re.fullmatch(r"[\w\-. ]{1,100}", prefix) or prefix.startswith("."):
-        raise ValidationError(f"filename_prefix is {prefix!r}: it takes letters, digits, '-', '_', '.' and spaces")
-    pixels = np.asarray(images.float())  # a view: NumPy has no bfloat16, torch's own float has all
-    pixels = (np.nan_to_num(pixels).clip(0, 1) * 255).round().astype(np.uint8)
-    try:
-        return _write(pixels[..., 0] if shape[3] == 1 else pixels, prefix, place.output_dir)
-    except OSError as error:
-        raise ValidationError(f"pictures can't be written to {place.output_dir!r}: {error.strerror}") from None
+    ``prefix`` may have folders, and ComfyUI's ``%width%``, ``%height%``, ``%year%``, ``%month%``, ``%day%``,
+    ``%hour%``, ``%minute%`` and ``%second%``.
 
-
-def _write(pixels: Any, prefix: str, folder: str) -> list[str]:
-    import numpy as np
-    from PIL import Image
-
+    Raises:
+        ValidationError: the prefix leads elsewhere, or has other characters.
+        OSError: the folder or a file can't be made.
+    """
+    stem = _filled(prefix, width, height)
+    parts = stem.split("/")
+    if not all(_PART.fullmatch(part) for part in parts):
+        raise ValidationError(
+            f"filename_prefix is {prefix!r}: it takes letters, digits, '-', '_', '.' and spaces, and '/' for folders"
+        )
+    path = os.path.join(place.output_dir, *parts)
+    folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
-    files = []
-    number = 1
-    for frame in pixels:
-        picture = Image.fromarray(np.ascontiguousarray(frame))
-        while True:
-            path = os.path.join(folder, f"{prefix}_{number:05d}.png")
-            number += 1
-            try:
-                file = open(path, "xb")  # noqa: SIM115 - closed by the `with` below; "x": never over a picture that is there already
-            except FileExistsError:
-                continue
-            with file:
-                picture.save(file, format="PNG")
-            files.append(path)
-            break
-    return files
+    if not os.path.realpath(folder).startswith(os.path.realpath(place.output_dir)):
+        raise ValidationError(f"filename_prefix is {prefix!r}: it leads out of {place.output_dir}")
+    number = 0
+    while True:
+        number += 1
+        try:
+            file = open(f"{path}_{number:05d}{suffix}", "xb")  # noqa: SIM115 - the caller closes it
+        except FileExistsError:
+            continue
+        yield file
 
 
-CLIENT_NODES: dict[str, ClientNode] = {
-    "LoadImage": ClientNode(
-        OpSpec(
-            "LoadImage",
-            outputs=(Port("image", "IMAGE"), Port("mask", "MASK")),
-            params=(Param("image", "STRING", doc="file name, below the workflow's folder"),),
-            source="builtin",
-            doc="Read an image file; it is decoded in the worker.",
-        ),
-        prepare=_read_image,
-    ),
-    "SaveImage": ClientNode(
-        OpSpec(
-            "SaveImage",
-            inputs=(Port("images", "IMAGE"),),
-            params=(Param("filename_prefix", "STRING", default="vortex"),),
-            source="builtin",
-            doc="Write images as PNG files into the output folder.",
-        ),
-        prepare=lambda params, place: dict(params),
-        finish=_save_images,
-    ),
-}
+def _filled(prefix: str, width: int, height: int) -> str:
+    now = time.localtime()
+    known = {
+        "width": width, "height": height, "year": now.tm_year,
+        "month": f"{now.tm_mon:02d}", "day": f"{now.tm_mday:02d}",
+        "hour": f"{now.tm_hour:02d}", "minute": f"{now.tm_min:02d}", "second": f"{now.tm_sec:02d}",
+    }  # fmt: skip
+    return re.sub(r"%(\w+)%", lambda found: str(known.get(found[1], found[0])), prefix)

@@ -1,11 +1,10 @@
-"""A workflow's graph: read from ComfyUI's API format, and checked whole before anything runs.
+"""A workflow's graph, read from ComfyUI's API format. ``check`` says whether it can run.
 
 ::
 
     {"3": {"class_type": "KSampler", "inputs": {"seed": 7, "model": ["1", 0], …}}, …}
 
-A value is plain data or a link, ``[node id, output slot]``. All problems are found at once: unknown
-nodes, missing and unknown inputs, wrong types and ranges, dangling links, cycles.
+A value is plain data or a link, ``[node id, output slot]``.
 """
 
 from __future__ import annotations
@@ -14,20 +13,14 @@ import difflib
 import json
 import os
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vortex_worker.errors import WorkflowError
-from vortex_worker.executor.ports import REQUIRED, OpSpec
-from vortex_worker.executor.validation import param_problem
-
-#: Names that one check compares with misspelt ones, at some microseconds each: in a large workflow that is all wrong,
-#: the last problems come without a guess at what was meant.
-_GUESSES = 100_000
-#: Port types that a plain value may be given for, where no link is.
-_PLAIN_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "*"}
+from vortex_worker.errors import Problem, WorkflowError
+from vortex_worker.executor.ports import OpSpec
+from vortex_worker.supervisor import embedded
 
 
 @dataclass(slots=True)
@@ -48,23 +41,25 @@ class Node:
 class Graph:
     """Nodes by id."""
 
-    def __init__(self, nodes: dict[str, Node]) -> None:
+    def __init__(self, nodes: dict[str, Node], extra: Mapping[str, Any] | None = None) -> None:
         self.nodes = nodes
+        #: What goes into pictures beside it: ComfyUI's ``extra_pnginfo``.
+        self.extra = dict(extra or {})
 
     @classmethod
     def read(cls, source: str | os.PathLike[str] | Mapping[str, Any]) -> Graph:
-        """Read a file or an already parsed workflow.
+        """Read a file, or an already parsed workflow: a PNG with one inside, or JSON.
 
         Raises:
             WorkflowError: it can't be read or has another form; problems by node id.
         """
+        extra: Mapping[str, Any] = {}
         if not isinstance(source, Mapping):
-            try:
-                source = json.loads(Path(source).read_text("utf-8"))
-            except OSError as error:
-                raise WorkflowError([("", f"{os.fspath(source)}: {error.strerror}")]) from None  # type: ignore[arg-type]
-            except (ValueError, RecursionError) as error:
-                raise WorkflowError([("", f"{source} is not JSON: {error}")]) from None
+            source, extra = _from_file(os.fspath(source))
+        if isinstance(source, Mapping) and _is_request(source):
+            told = source.get("extra_data")
+            extra = told.get("extra_pnginfo") or {} if isinstance(told, Mapping) else {}
+            source = source["prompt"]
         if not isinstance(source, Mapping):
             raise WorkflowError([("", f"a workflow is a JSON object of nodes by id, not a {type(source).__name__}")])
         if isinstance(source.get("nodes"), list):
@@ -91,7 +86,7 @@ class Graph:
             problems.append(("", "the workflow has no nodes"))
         if problems:
             raise WorkflowError(problems)
-        return cls(nodes)
+        return cls(nodes, extra if isinstance(extra, Mapping) else {})
 
     def set_values(self, settings: Mapping[str, Any]) -> None:
         """Override values: ``{"3.seed": 7}``.
@@ -112,64 +107,53 @@ class Graph:
         if problems:
             raise WorkflowError(problems)
 
-    def check(self, specs: Mapping[str, OpSpec]) -> None:
-        """Check everything that can be known before running, and rename aliases to the ports' names.
+    def target_nodes(self, specs: Mapping[str, OpSpec], chosen: Iterable[str] | None = None) -> list[str]:
+        """What a run is for: ``chosen``, else output nodes, else nodes that nothing is linked to.
 
         Raises:
-            WorkflowError: every problem, by node id.
+            WorkflowError: a chosen one isn't there.
         """
-        problems: list[tuple[str, str]] = []
-        guess = _Guesses()
-        for node in self.nodes.values():
-            spec = specs.get(node.class_type)
-            if spec is None:
-                text = f"there is no node {node.class_type!r}{guess(node.class_type, specs)}"
-                problems.append((node.id, text))
-            else:
-                _rename_aliases(node, spec)
-                problems += [(node.id, text) for text in self._node_problems(node, spec, specs, guess)]
-        problems += [(node, "is part of a cycle") for node in self._cycle()]
-        if problems:
-            raise WorkflowError(problems)
+        if chosen is not None:
+            wanted = list(dict.fromkeys(map(str, chosen)))
+            missing = [
+                Problem("", f"there is no node {key!r}{near(key, self.nodes)}")
+                for key in wanted
+                if key not in self.nodes
+            ]
+            if not wanted:
+                missing = [Problem("", "no node was chosen to run", "prompt_no_outputs")]
+            if missing:
+                raise WorkflowError(missing)
+            return wanted
+        consumers = self.consumers()
+        outputs = [key for key, node in self.nodes.items() if (s := specs.get(node.class_type)) and s.output_node]
+        return outputs or [key for key in self.nodes if not consumers[key]]
 
-    def _node_problems(self, node: Node, spec: OpSpec, specs: Mapping[str, OpSpec], guess: _Guesses) -> Iterable[str]:
-        ports = {port.name: port for port in spec.inputs}
-        params = {param.name: param for param in spec.params}
-        known = [*ports, *params]
-        for name in [*node.values, *node.links]:
-            if name not in ports and name not in params:
-                yield f"{spec.name} has no input {name!r}{guess(name, known)}"
-        for name, port in ports.items():
-            if name in node.values and port.type not in _PLAIN_TYPES:
-                yield f"{name!r} takes a link to a {port.type}, not {short(node.values[name])}"
-            elif name not in node.values and name not in node.links and not port.optional:
-                yield f"{name!r} is missing: it takes a link to a {port.type}"
-        for name, param in params.items():
-            if name in node.values:
-                if problem := param_problem(param, node.values[name]):
-                    yield problem
-            elif name not in node.links and param.default is REQUIRED:
-                yield f"{name!r} is missing: it takes {param.type}"
-        for name, (source, slot) in node.links.items():
-            origin = self.nodes.get(source)
-            if origin is None:
-                yield f"{name!r} links to node {source!r}, which is not there{guess(source, self.nodes)}"
-                continue
-            given = specs.get(origin.class_type)
-            if given is None:
-                continue  # told of that node itself
-            if slot >= len(given.outputs):
-                yield (
-                    f"{name!r} links to slot {slot} of node {source} ({origin.class_type}), "
-                    f"which has {len(given.outputs)} outputs"
-                )
-            elif name in ports or name in params:
-                wanted = (ports.get(name) or params[name]).type
-                if not fits(given.outputs[slot].type, wanted):
-                    yield (
-                        f"{name!r} takes {wanted}, but slot {slot} of node {source} "
-                        f"({origin.class_type}) gives {given.outputs[slot].type}"
-                    )
+    def in_order(self, wanted: Iterable[str]) -> list[str]:
+        """``wanted``, each after the nodes it is linked to. They hold all of these, and there is no cycle."""
+        keys = list(wanted)
+        waits = {key: self.nodes[key].sources for key in keys}
+        consumers = self.consumers()
+        ready = deque(key for key in keys if not waits[key])
+        ordered = []
+        while ready:
+            key = ready.popleft()
+            ordered.append(key)
+            for consumer in consumers[key] & waits.keys():
+                waits[consumer].discard(key)
+                if not waits[consumer]:
+                    ready.append(consumer)
+        return ordered
+
+    def as_prompt(self) -> dict[str, Any]:
+        """ComfyUI's API format, with the values that were set."""
+        return {
+            key: {
+                "inputs": node.values | {n: list(link) for n, link in node.links.items()},
+                "class_type": node.class_type,
+            }
+            for key, node in self.nodes.items()
+        }
 
     def consumers(self) -> dict[str, set[str]]:
         """The nodes that link to each node."""
@@ -185,33 +169,40 @@ class Graph:
         todo = list(targets)
         while todo:
             key = todo.pop()
-            if key not in needed:
+            if key not in needed and key in self.nodes:
                 needed.add(key)
                 todo += self.nodes[key].sources
         return [key for key in self.nodes if key in needed]
 
-    def _cycle(self) -> list[str]:
-        """Nodes that can never run, for they wait for one another; only those on a cycle or between two."""
-        consumers = self.consumers()
-        waits = {key: len(node.sources & self.nodes.keys()) for key, node in self.nodes.items()}
-        ready = deque(key for key, count in waits.items() if count == 0)
-        while ready:
-            for consumer in consumers[ready.popleft()]:
-                waits[consumer] -= 1
-                if waits[consumer] == 0:
-                    ready.append(consumer)
-        stuck = {key for key, count in waits.items() if count > 0}
-        # What merely lies behind a cycle is not part of it: peel off nodes that feed nothing stuck.
-        feeds = {key: sum(consumer in stuck for consumer in consumers[key]) for key in stuck}
-        loose = [key for key, count in feeds.items() if count == 0]
-        while loose:
-            key = loose.pop()
-            stuck.remove(key)
-            for source in self.nodes[key].sources & stuck:
-                feeds[source] -= 1
-                if feeds[source] == 0:
-                    loose.append(source)
-        return [key for key in self.nodes if key in stuck]
+
+def _from_file(path: str) -> tuple[Any, dict[str, Any]]:
+    """A file's workflow, and what a picture has beside it."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise WorkflowError([("", f"{path}: {error.strerror}")]) from None
+    if not data.startswith(embedded.SIGNATURE):
+        return _parsed(data, path), {}
+    try:
+        texts = embedded.texts(data)
+    except ValueError as error:
+        raise WorkflowError([("", f"{path}: {error}")]) from None
+    if "prompt" not in texts:
+        raise WorkflowError([("", f"{path} is a picture without a workflow: ComfyUI puts one into its text 'prompt'")])
+    extra = {"workflow": _parsed(texts["workflow"], path)} if "workflow" in texts else {}
+    return _parsed(texts["prompt"], path), extra
+
+
+def _parsed(text: str | bytes, path: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WorkflowError([("", f"{path} is not JSON: {error}")]) from None
+
+
+def _is_request(source: Mapping[str, Any]) -> bool:
+    """Whether it is what ComfyUI's ``/prompt`` is sent: ``{"prompt": {…}, "extra_data": {…}}``."""
+    return isinstance(source.get("prompt"), Mapping) and "class_type" not in source["prompt"]
 
 
 def is_link(value: Any) -> bool:
@@ -226,24 +217,6 @@ def is_link(value: Any) -> bool:
     )
 
 
-def fits(given: str, wanted: str) -> bool:
-    """Whether an output of type ``given`` may be linked to an input of type ``wanted``."""
-    if given == wanted or "*" in (given, wanted) or wanted == "ANY":
-        return True
-    return (given, wanted) in {("INT", "FLOAT"), ("STRING", "CHOICE"), ("IMAGE", "TENSOR"), ("MASK", "TENSOR")}
-
-
-class _Guesses:
-    """``near``, as long as it has not been too much work."""
-
-    def __init__(self) -> None:
-        self._left = _GUESSES
-
-    def __call__(self, name: str, known: Collection[str]) -> str:
-        self._left -= len(known)
-        return near(name, known) if self._left >= 0 else ""
-
-
 def near(name: str, known: Iterable[str]) -> str:
     """``; did you mean 'KSampler'?`` or nothing."""
     found = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
@@ -254,11 +227,3 @@ def short(value: Any) -> str:
     """A value as it may stand in a message."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"
-
-
-def _rename_aliases(node: Node, spec: OpSpec) -> None:
-    for port in spec.inputs:
-        for alias in port.aliases:
-            for held in (node.values, node.links):
-                if alias in held and port.name not in held:
-                    held[port.name] = held.pop(alias)

@@ -35,6 +35,8 @@ class Work:
     refs: list[ObjectRef] = field(default_factory=list)
     #: Whether each worker does it in advance (``preload.py``).
     everywhere: bool = False
+    #: What the node is asked: a number of ``Question``; 0: to run.
+    question: int = 0
     _spans: list[_Span] = field(default_factory=list)  # of the tensors, by where they start; made when asked for
 
     def message(self, encoder: protocol.Encoder, job_id: int, deadline: int, worker: WorkerLink) -> bytes:
@@ -50,7 +52,7 @@ class Work:
                 raise TypeError(f"{type(value).__name__} can't be sent to a worker")
             return protocol.ObjectHandle(number, value.type)
 
-        return encoder.submit(job_id, self.op_type, self.inputs, self.params, deadline, name_object)
+        return encoder.submit(job_id, self.op_type, self.inputs, self.params, deadline, name_object, self.question)
 
     def input_covering(self, offset: int) -> str:
         """The input port whose tensor covers ``offset`` of the arena, or ""."""

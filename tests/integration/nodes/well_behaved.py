@@ -263,3 +263,27 @@ class Leak(AbstractExecutor):
     def execute(self, inputs, params):
         Leak.kept = (*Leak.kept, torch.ones(params["bytes"], dtype=torch.uint8))
         return {"count": params["bytes"]}
+
+
+class ImportByName(AbstractExecutor):
+    """Import a module."""
+
+    op_type = "ImportByName"
+    output_ports = (Port("name", "STRING"),)
+    params = (Param("name", "STRING"),)
+
+    def execute(self, inputs, params):
+        return {"name": __import__(params["name"]).__name__}
+
+
+class ImageStack(AbstractExecutor):
+    """Two pictures as one batch."""
+
+    op_type = "ImageStack"
+    input_ports = (Port("a", "IMAGE"), Port("b", "IMAGE"))
+    output_ports = (Port("image", "IMAGE"),)
+
+    def execute(self, inputs, params):
+        import torch
+
+        return {"image": torch.cat((inputs["a"], inputs["b"]))}

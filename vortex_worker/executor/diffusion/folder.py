@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from vortex_worker.errors import ValidationError
+from vortex_worker.executor.diffusion import sd3
 from vortex_worker.executor.diffusion.networks import UNet, sdxl_extras
 from vortex_worker.executor.diffusion.parts import build
 from vortex_worker.executor.diffusion.text import TextEncoder, Tower
@@ -20,7 +21,7 @@ from vortex_worker.executor.diffusion.vae import VAE
 from vortex_worker.executor.diffusion.weights import read_folder, read_json
 from vortex_worker.executor.nodes.sampling.model import DiffusionModel, discrete_sigmas
 
-SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
+SD, SDXL, SD3 = "StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline"
 _PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 
 
@@ -39,7 +40,12 @@ def load(path: Path, device: torch.device) -> tuple[DiffusionModel, TextEncoder,
             side = {"layer": -2, "normed": False}
             towers = _tower(path, "", device, **side), _tower(path, "_2", device, **side)
             return _unet(path, vae, device), TextEncoder(towers), vae
-    raise ValidationError(f"{path.name} is a {str(kind)[:100]}: it takes one of {SD}, {SDXL}")
+        case "StableDiffusion3Pipeline":
+            model = sd3.from_folder(path, vae, device)
+            side = {"layer": -2, "normed": False}
+            towers = _tower(path, "", device, **side), _tower(path, "_2", device, **side)
+            return model, TextEncoder(towers, joint=model.cond_width or 0, empty=sd3.T5_TOKENS), vae
+    raise ValidationError(f"{path.name} is a {str(kind)[:100]}: it takes one of {SD}, {SDXL}, {SD3}")
 
 
 def load_vae(path: Path, device: torch.device) -> VAE:

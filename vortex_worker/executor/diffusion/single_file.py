@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from vortex_worker.errors import ValidationError
+from vortex_worker.executor.diffusion import sd3
 from vortex_worker.executor.diffusion.networks import UNet, sdxl_extras
 from vortex_worker.executor.diffusion.parts import build
 from vortex_worker.executor.diffusion.text import LENGTH, TextEncoder, Tower
-from vortex_worker.executor.diffusion.tokenizer import shipped
+from vortex_worker.executor.diffusion.tokenizer import Tokenizer, shipped
 from vortex_worker.executor.diffusion.vae import VAE
 from vortex_worker.executor.diffusion.weights import Weights, read, shortened
 from vortex_worker.executor.nodes.sampling.model import DiffusionModel
@@ -41,9 +42,10 @@ class Family:
 
 
 SDXL = Family("Stable Diffusion XL", "conditioner.embedders.1.model.", 0.13025)
+SD3 = Family("Stable Diffusion 3", _UNET + "joint_blocks.", sd3.LATENT_SCALE)
 SD2 = Family("Stable Diffusion 2", "cond_stage_model.model.", 0.18215)
 SD1 = Family("Stable Diffusion 1", "cond_stage_model.transformer.", 0.18215)
-FAMILIES = (SDXL, SD2, SD1)
+FAMILIES = (SD3, SDXL, SD2, SD1)
 
 
 def load(path: Path, device: torch.device) -> tuple[DiffusionModel, TextEncoder, VAE]:
@@ -55,6 +57,8 @@ def load(path: Path, device: torch.device) -> tuple[DiffusionModel, TextEncoder,
     weights = read(path)
     family = _family(weights.tensors, path.name)
     try:
+        if family is SD3:
+            return _flow(weights.tensors, device)
         return _model(weights, family, device), _text(weights.tensors, family, device), _vae(weights.tensors, device)
     except (KeyError, IndexError, AttributeError) as error:  # the shapes or names that were to be read
         raise ValidationError(f"{path.name} is a damaged {family.name} checkpoint: it lacks {error}") from None
@@ -105,6 +109,17 @@ def _model(weights: Weights, family: Family, device: torch.device) -> DiffusionM
         cond_width=config["cross_attention_dim"],
         extras=sdxl_extras if family is SDXL else None,
     )
+
+
+def _flow(tensors: Tensors, device: torch.device) -> tuple[DiffusionModel, TextEncoder, VAE]:
+    """Stable Diffusion 3, of a file with its two CLIPs and its VAE. A T5 in it is passed over."""
+    if not any(name.startswith("text_encoders.") for name in tensors):
+        raise ValidationError("this Stable Diffusion 3 checkpoint has no text encoders: take one that includes clips")
+    model = sd3.from_tensors(_under(tensors, _UNET), device)
+    first = _projected(_under(tensors, "text_encoders.clip_l.transformer."), device, "quick_gelu", shipped())
+    second = _projected(_under(tensors, "text_encoders.clip_g.transformer."), device, "gelu", shipped(pad=0))
+    text = TextEncoder((first, second), joint=model.cond_width or 0, empty=sd3.T5_TOKENS)
+    return model, text, _vae(tensors, device)
 
 
 def _unet_config(unet: Tensors, family: Family) -> dict[str, Any]:
@@ -190,6 +205,19 @@ def _clip(tensors: Tensors, device: torch.device, *, layer: int = -1, normed: bo
         hidden_act="quick_gelu",
     )
     return Tower(build(lambda: CLIPTextModel(config), tensors, "CLIP text encoder", device), shipped(), layer, normed)
+
+
+def _projected(tensors: Tensors, device: torch.device, act: str, tokenizer: Tokenizer) -> Tower:
+    """A CLIP with its projection, under transformers' names."""
+    from transformers.models.clip.configuration_clip import CLIPTextConfig
+    from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection
+
+    bare = {name.removeprefix("text_model."): tensor for name, tensor in tensors.items()}
+    words, layers = bare["embeddings.token_embedding.weight"], _count(bare, "encoder.layers.")
+    sizes = _clip_sizes(words, bare["encoder.layers.0.mlp.fc1.weight"], layers)
+    config = CLIPTextConfig(**sizes, hidden_act=act, projection_dim=bare["text_projection.weight"].shape[0])
+    module = build(lambda: CLIPTextModelWithProjection(config), bare, "CLIP text encoder", device)
+    return Tower(module, tokenizer, layer=-2, normed=False)
 
 
 def _open_clip(tensors: Tensors, device: torch.device, *, whole: bool) -> Tower:

@@ -67,9 +67,17 @@ class Tower:
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """What workflows call CLIP: one tower, or SDXL's two side by side."""
+    """What workflows call CLIP: one tower, or SDXL's two side by side.
+
+    Args:
+        joint: for Stable Diffusion 3: the width that cond is filled up to, and its T5's empty tokens put behind; pooled
+            then has every tower's. 0: neither.
+        empty: how many tokens these are.
+    """
 
     towers: tuple[Tower, ...]
+    joint: int = 0
+    empty: int = 0
 
     def encode(self, text: str) -> tuple[Tensor, Tensor]:
         """A prompt, weights and all → cond [1, n · 77, width], pooled [1, width of the last tower]; float32, CPU."""
@@ -85,7 +93,11 @@ class TextEncoder:
             given = tower.encode(own)
             hidden.append(given[0])
             pooled.append(given[1])
-        return torch.cat(hidden, -1).cpu(), pooled[-1].cpu()
+        cond = torch.cat(hidden, -1).cpu()
+        if not self.joint:
+            return cond, pooled[-1].cpu()
+        cond = torch.nn.functional.pad(cond, (0, self.joint - cond.shape[-1], 0, self.empty))
+        return cond, torch.cat(pooled, -1).cpu()
 
     def at_layer(self, layer: int) -> TextEncoder:
         """The same with another layer's output, counted from the end: "CLIP skip"."""

@@ -1,0 +1,345 @@
+"""One run of a checked graph: what its targets need, each node as soon as its inputs are there.
+
+From the targets backwards: a node whose signature an earlier run knows gives what it gave, and what lies before
+it isn't looked at. Lazy inputs are computed when the node says that it needs them. Nodes that don't wait for
+one another run at once, on as many workers as there are.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from vortex_worker.errors import JobError, OOMSoft, OutOfArena, Problem, WorkflowError
+from vortex_worker.supervisor.lists import gathered, is_spread, spread
+from vortex_worker.supervisor.signature import signatures
+from vortex_worker.supervisor.workflow import WorkflowResult
+
+if TYPE_CHECKING:
+    from vortex_worker.executor.ports import OpSpec
+    from vortex_worker.supervisor.fabric import Fabric
+    from vortex_worker.supervisor.files import ClientNode, Place
+    from vortex_worker.supervisor.graph import Graph, Node
+    from vortex_worker.supervisor.job import Job
+    from vortex_worker.supervisor.workflow import Observer
+
+_UI = "ui"  # the output of a pack's node that is for an editor
+_ALWAYS = float("nan")  # what a node says that changes each time: equal to nothing
+
+
+class _Runs:
+    """The jobs of one node: one, or one for each item of a list; or the questions it is asked first."""
+
+    def __init__(self, given: list[dict[str, Any]], *, spread: bool, asking: bool = False) -> None:
+        self.given = given
+        self.spread = spread
+        self.asking = asking
+        self.jobs: list[Job | None] = [None] * len(given)
+        self.retried = False
+        self.left = len(given)
+
+
+class Execution:
+    """One run. Single-threaded: jobs report their end through a queue."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        graph: Graph,
+        specs: Mapping[str, OpSpec],
+        targets: list[str],
+        place: Place,
+        clients: Mapping[str, ClientNode],
+        observer: Observer | None,
+    ) -> None:
+        self._fabric = fabric
+        self._graph = graph
+        self._specs = specs
+        self._targets = targets
+        self._open = set(targets)  # that are not done
+        self._place = place
+        self._clients = clients
+        self._observer = observer
+        self._results = fabric._results
+        self._result = WorkflowResult()
+        self._possible = graph.needed_for(targets)  # what may have to run; lazy inputs may spare some
+        self._order = {key: place for place, key in enumerate(self._possible)}
+        consumers = graph.consumers()
+        possible = set(self._possible)
+        self._consumers = {key: consumers[key] & possible for key in self._possible}
+        # How many may still take what a node gives; the caller takes what the targets give.
+        self._needed = {key: len(taking) + (key in self._open) for key, taking in self._consumers.items()}
+        self._params: dict[str, dict[str, Any]] = {}  # plain ones, as the worker's half takes them
+        self._signatures: dict[str, bytes] = {}
+        self._wanted: set[str] = set()
+        self._waits: dict[str, set[str]] = {}
+        self._done: set[str] = set()
+        self._values: dict[str, dict[str, Any]] = {}
+        self._runs: dict[str, _Runs] = {}
+        self._finished: deque[str] = deque()  # done, and nobody was told yet
+        self._ended: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
+
+    def run(self) -> WorkflowResult:
+        try:
+            self._prepare()
+            self._want(self._targets)
+            while not self._let_others_go_on():
+                self._take(*self._ended.get())
+        except BaseException:
+            for runs in self._runs.values():
+                for job in runs.jobs:
+                    if job is not None:
+                        job.cancel()
+            raise
+        self._result.values = {key: self._values[key] for key in self._targets}
+        return self._result
+
+    # ------------------------------------------------------ before anything runs
+
+    def _prepare(self) -> None:
+        """Read files, ask nodes what is wrong and whether they have changed, and sign all of them."""
+        for key in self._possible:
+            node = self._graph.nodes[key]
+            client = self._clients.get(node.class_type)
+            if client is None or self._is_told_late(node):
+                self._params[key] = dict(node.values)
+            else:
+                self._params[key] = client.prepare(self._defaults(node), self._place)
+        self._raise_problems(self._ask_all("PRECHECK", self._possible))
+        changed = self._ask_all("CHANGED", self._possible)
+        own = {key: [self._params[key], changed.get(key), self._told(key)] for key in self._possible}
+        self._signatures = signatures(self._graph, own)
+
+    def _defaults(self, node: Node) -> dict[str, Any]:
+        """A client node's params: nobody else fills in what the workflow doesn't say."""
+        given = {param.name: param.default for param in self._specs[node.class_type].params}
+        return given | {name: value for name, value in node.values.items() if name in given}
+
+    def _is_told_late(self, node: Node) -> bool:
+        """Whether a client node reads a file whose name another node gives."""
+        client = self._clients.get(node.class_type)
+        return client is not None and client.finish is None and bool(node.links)
+
+    def _told(self, key: str) -> dict[str, Any]:
+        """What beside its inputs a node depends on: its id or the workflow, where it is told them; files' places."""
+        node = self._graph.nodes[key]
+        told = self._hidden(key)
+        client = self._clients.get(node.class_type)
+        if client is not None and client.finish is not None:
+            told["output_dir"] = os.path.abspath(self._place.output_dir)
+        if self._is_told_late(node):
+            told["content"] = _ALWAYS
+        return told
+
+    def _hidden(self, key: str) -> dict[str, Any]:
+        known = {"UNIQUE_ID": key, "PROMPT": self._place.prompt, "EXTRA_PNGINFO": self._place.extra}
+        return {name: known[kind] for name, kind in self._specs[self._graph.nodes[key].class_type].hidden.items()}
+
+    def _ask_all(self, question: str, keys: Iterable[str]) -> dict[str, Any]:
+        """The answers of those nodes that have one; of a node that failed to give it, its error."""
+        asked = {}
+        for key in keys:
+            node = self._graph.nodes[key]
+            if question in self._specs[node.class_type].answers:
+                linked = dict.fromkeys(node.links) if question == "CHANGED" else {}
+                asked[key] = self._fabric.ask(node.class_type, question, params=linked | self._params[key])
+        answers: dict[str, Any] = {}
+        for key, job in asked.items():
+            try:
+                answers[key] = job.result()["answer"]
+            except JobError as error:
+                answers[key] = _ALWAYS if question == "CHANGED" else [str(error)]
+        return answers
+
+    def _raise_problems(self, answers: Mapping[str, Any]) -> None:
+        problems = [
+            Problem(key, str(text), "custom_validation_failed", class_type=self._graph.nodes[key].class_type)
+            for key, texts in answers.items()
+            for text in (texts if isinstance(texts, list) else [texts])
+        ]
+        if problems:
+            raise WorkflowError(problems)
+
+    # ------------------------------------------------------------- going on
+
+    def _want(self, keys: Iterable[str]) -> None:
+        """Have these computed, with what they need, unless they are known."""
+        todo, new = list(keys), []
+        while todo:
+            key = todo.pop()
+            if key in self._wanted:
+                continue
+            self._wanted.add(key)
+            if known := self._results.get(self._signatures[key]):
+                self._recall(key, *known)
+                continue
+            node = self._graph.nodes[key]
+            spec = self._specs[node.class_type]
+            lazy = spec.lazy if "NEEDS" in spec.answers else frozenset()
+            self._waits[key] = {source for name, (source, _) in node.links.items() if name not in lazy}
+            todo += self._waits[key]
+            new.append(key)
+        for key in sorted(new, key=self._order.__getitem__):  # in the workflow's order
+            self._waits[key] -= self._done
+            if not self._waits[key]:
+                self._advance(key)
+
+    def _let_others_go_on(self) -> bool:
+        """Run what waited only for nodes that are done now. True: nothing is left to do."""
+        while self._finished:
+            key = self._finished.popleft()
+            for consumer in self._consumers[key]:
+                waits = self._waits.get(consumer)
+                if waits and key in waits:
+                    waits.discard(key)
+                    if not waits:
+                        self._advance(consumer)
+            for source in self._graph.nodes[key].sources:
+                self._needed[source] -= 1
+                if self._needed[source] == 0:
+                    self._values.pop(source, None)  # nobody needs it any more: its memory goes back
+        return not self._open
+
+    def _advance(self, key: str) -> None:
+        """A node whose inputs are there, all that it has asked for so far: ask for more, or run it."""
+        node = self._graph.nodes[key]
+        spec = self._specs[node.class_type]
+        given = self._given(node)
+        missing = [name for name, (source, _) in node.links.items() if source not in self._values]
+        each = spread(spec, given | dict.fromkeys(missing))
+        if missing and each and "NEEDS" in spec.answers:
+            self._submit(key, _Runs(each, spread=False, asking=True))
+        else:
+            self._launch(node, given)
+
+    def _given(self, node: Node) -> dict[str, Any]:
+        """The values there are: plain, linked, hidden."""
+        linked = {
+            name: self._values[source][self._output_name(source, slot)]
+            for name, (source, slot) in node.links.items()
+            if source in self._values
+        }
+        return self._params[node.id] | linked | self._hidden(node.id)
+
+    def _launch(self, node: Node, given: dict[str, Any]) -> None:
+        spec, client = self._specs[node.class_type], self._clients.get(node.class_type)
+        each = spread(spec, given)
+        if self._observer:
+            self._observer.node_started(node.id, node.class_type)
+        if client is not None and self._is_told_late(node):
+            each = [client.prepare(self._defaults(node) | item, self._place) for item in each]
+        if client is not None and client.finish is not None:
+            self._finish_here(node, client, each)
+        elif each:
+            self._submit(node.id, _Runs(each, spread=is_spread(spec, given)))
+        else:
+            self._complete(node, "", 0.0, gathered(spec, [], spread=True), [])
+
+    def _output_name(self, source: str, slot: int) -> str:
+        return self._specs[self._graph.nodes[source].class_type].outputs[slot].name
+
+    def _submit(self, key: str, runs: _Runs) -> None:
+        self._runs[key] = runs
+        for place in range(len(runs.given)):
+            self._submit_one(key, runs, place)
+
+    def _submit_one(self, key: str, runs: _Runs, place: int) -> None:
+        node = self._graph.nodes[key]
+        spec = self._specs[node.class_type]
+        ports = {port.name for port in spec.inputs}
+        inputs = {name: value for name, value in runs.given[place].items() if name in ports}
+        params = {name: value for name, value in runs.given[place].items() if name not in ports}
+        if runs.asking:
+            job = self._fabric.ask(node.class_type, "NEEDS", inputs=inputs, params=params)
+        else:
+            job = self._fabric.submit(node.class_type, inputs, params)
+            if self._observer and len(runs.given) == 1:
+                observer = self._observer
+                job.on_progress(lambda job: observer.node_progress(key, job.progress.step, job.progress.total))
+        runs.jobs[place] = job
+        job.add_done_callback(partial(self._report, key, place))
+
+    def _report(self, key: str, place: int, job: Job) -> None:
+        self._ended.put((key, place))
+
+    def _finish_here(self, node: Node, client: ClientNode, each: list[dict[str, Any]]) -> None:
+        assert client.finish is not None
+        begun = time.perf_counter()
+        ports = {port.name for port in client.spec.inputs}
+        files = []
+        for given in each:
+            inputs = {name: value for name, value in given.items() if name in ports}
+            files += client.finish(inputs, {k: v for k, v in given.items() if k not in ports}, self._place)
+        self._complete(node, "client", (time.perf_counter() - begun) * 1e3, {}, files)
+
+    # --------------------------------------------------------------- results
+
+    def _take(self, key: str, place: int) -> None:
+        """One job has ended; the last one of its node lets others go on."""
+        runs, node = self._runs[key], self._graph.nodes[key]
+        job = runs.jobs[place]
+        assert job is not None
+        error = job.exception()
+        if isinstance(error, OutOfArena | OOMSoft) and not runs.retried and self._results.clear():
+            runs.retried = True  # what earlier runs left took the room
+            self._submit_one(key, runs, place)
+            return
+        if isinstance(error, JobError):
+            error.details.setdefault("node", key)
+            error.details.setdefault("class_type", node.class_type)
+        if error is not None:
+            raise error
+        runs.left -= 1
+        if self._observer and len(runs.given) > 1 and not runs.asking:
+            self._observer.node_progress(key, len(runs.given) - runs.left, len(runs.given))
+        if runs.left:
+            return
+        del self._runs[key]
+        results = [job.result() for job in runs.jobs if job is not None]
+        if runs.asking:
+            self._take_needs(key, results)
+            return
+        took = sum(job.timings.execute for job in runs.jobs if job is not None) / 1e6
+        self._complete(node, job.worker, took, gathered(self._specs[node.class_type], results, spread=runs.spread), [])
+
+    def _take_needs(self, key: str, answers: list[dict[str, Any]]) -> None:
+        """The lazy inputs that a node wants: computed first, and then it is asked again; none: it runs."""
+        node = self._graph.nodes[key]
+        names = {name for answer in answers if isinstance(answer["answer"], list) for name in answer["answer"]}
+        lacking = {link[0] for name, link in node.links.items() if name in names} - self._values.keys()
+        if not lacking:
+            self._launch(node, self._given(node))
+            return
+        self._want(lacking)
+        self._waits[key] = lacking - self._done
+        if not self._waits[key]:
+            self._advance(key)
+
+    def _complete(self, node: Node, worker: str, ms: float, outputs: dict[str, Any], files: list[str]) -> None:
+        """A node has run."""
+        self._results.put(self._signatures[node.id], outputs, files)
+        self._result.nodes.append({"id": node.id, "class_type": node.class_type, "worker": worker, "ms": round(ms, 3)})
+        self._note(node, outputs, files)
+        if self._observer:
+            self._observer.node_done(node.id, ms)
+
+    def _recall(self, key: str, outputs: dict[str, Any], files: list[str]) -> None:
+        """A node need not run."""
+        self._result.cached.append(key)
+        self._note(self._graph.nodes[key], outputs, files)
+
+    def _note(self, node: Node, outputs: dict[str, Any], files: list[str]) -> None:
+        client, spec = self._clients.get(node.class_type), self._specs[node.class_type]
+        if client is not None and client.finish is not None:
+            self._result.outputs.append({"node": node.id, "files": files})
+        elif spec.output_node and _UI in outputs:
+            self._result.outputs.append({"node": node.id, "ui": outputs[_UI]})
+        self._values[node.id] = outputs
+        self._done.add(node.id)
+        self._open.discard(node.id)
+        self._finished.append(node.id)
