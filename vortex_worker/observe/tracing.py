@@ -16,7 +16,7 @@ import vortex_worker
 from vortex_worker.errors import JobError
 
 try:
-    from opentelemetry import trace
+    import opentelemetry.trace as trace
 except ImportError as error:
     raise ImportError("traces need opentelemetry-api: pip install 'vortex-worker[tracing]'") from error
 
