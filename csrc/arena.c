@@ -101,14 +101,8 @@ void vw_arena_write_header(vw_arena *arena) {
   atomic_store_explicit(&header->magic, VW_MAGIC, memory_order_release);
 }
 
-/* What the header says of the data, checked against the file's size. */
-static enum vw_refusal read_header(vw_arena *arena) {
-  const vw_header *header = (const vw_header *)(void *)arena->base;
-  if (atomic_load_explicit(&header->magic, memory_order_acquire) != VW_MAGIC) return VW_BAD_MAGIC;
-  if (atomic_load_explicit(&header->version, memory_order_relaxed) != VW_VERSION) return VW_BAD_VERSION;
-  uint64_t offset = atomic_load_explicit(&header->data_offset, memory_order_relaxed);
-  uint64_t size = atomic_load_explicit(&header->data_size, memory_order_relaxed);
-  if (!offset) offset = VW_DATA_ALIGN; /* a supervisor that knows only the first fields */
+/* Where data is, checked against the file's size. */
+static enum vw_refusal place_data(vw_arena *arena, uint64_t offset, uint64_t size) {
   /* What shares a page with the slots would be writable to every worker. */
   if (offset < page_round_up(VW_SLOTS_END) || offset >= arena->size) return VW_BAD_DATA;
   if (!size) size = arena->size - offset;
@@ -118,7 +112,18 @@ static enum vw_refusal read_header(vw_arena *arena) {
   return VW_ACCEPTED;
 }
 
-int vw_arena_attach(vw_arena *arena, int fd, int readonly_fd, uint64_t size, enum vw_refusal *refusal) {
+static enum vw_refusal read_header(vw_arena *arena) {
+  const vw_header *header = (const vw_header *)(void *)arena->base;
+  if (atomic_load_explicit(&header->magic, memory_order_acquire) != VW_MAGIC) return VW_BAD_MAGIC;
+  if (atomic_load_explicit(&header->version, memory_order_relaxed) != VW_VERSION) return VW_BAD_VERSION;
+  uint64_t offset = atomic_load_explicit(&header->data_offset, memory_order_relaxed);
+  uint64_t size = atomic_load_explicit(&header->data_size, memory_order_relaxed);
+  /* 0: a supervisor that knows only the first fields */
+  return place_data(arena, offset ? offset : VW_DATA_ALIGN, size);
+}
+
+int vw_arena_attach(vw_arena *arena, int fd, int readonly_fd, uint64_t size, uint64_t data_offset,
+                    enum vw_refusal *refusal) {
   arena->fd = fd;
   arena->readonly_fd = readonly_fd;
   struct stat file, readonly_file;
@@ -140,7 +145,7 @@ int vw_arena_attach(vw_arena *arena, int fd, int readonly_fd, uint64_t size, enu
   char *head = mmap(NULL, page_round_up(VW_SLOTS_END), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (head == MAP_FAILED) goto refused;
   arena->head = head;
-  *refusal = read_header(arena);
+  *refusal = data_offset ? place_data(arena, data_offset, 0) : read_header(arena);
   if (*refusal == VW_ACCEPTED) return 0;
 refused:
   vw_arena_close(arena);

@@ -60,8 +60,10 @@ int vw_arena_create(vw_arena *arena, uint64_t size, const char *name);
 void vw_arena_write_header(vw_arena *arena);
 
 /* Worker: maps the file behind the two descriptors, the second of which must be read-only. It takes
- * them over also when it fails. size 0: the file's own. */
-int vw_arena_attach(vw_arena *arena, int fd, int readonly_fd, uint64_t size, enum vw_refusal *refusal);
+ * them over also when it fails. size 0: the file's own. data_offset: where data begins, which then reaches to the
+ * end, and the header is not read: other workers may be writing there. 0: as the header says. */
+int vw_arena_attach(vw_arena *arena, int fd, int readonly_fd, uint64_t size, uint64_t data_offset,
+                    enum vw_refusal *refusal);
 
 /* Worker: maps its lease read-write. Once. -EINVAL: not page-aligned, outside the data, or a second. */
 int vw_arena_lease(vw_arena *arena, uint64_t offset, uint64_t size);

@@ -5,6 +5,8 @@
 ``VORTEX_SHM_FD``             descriptor of the arena (a memfd), inherited; or else
 ``VORTEX_SHM_NAME``           name of the arena in POSIX shared memory, such as ``/vortex``
 ``VORTEX_SHM_SIZE``           the arena's size in bytes; unset: as large as it is
+``VORTEX_SHM_DATA``           offset where its data begins, to its end; unset: where its header says,
+                              which other workers can write
 ``VORTEX_WORKER_ID``          a name for logs and the handshake
 ``VORTEX_LOG_LEVEL``          ``debug``, ``info``, ``warning``, ``error``
 ``VORTEX_SECCOMP_POLICY``     execute-stage policy: ``execute``, ``strict``, ``cuda``, or a TOML file
@@ -46,6 +48,7 @@ class WorkerConfig:
     shm_fd: int = -1
     shm_name: str = ""
     shm_size: int = 0
+    shm_data: int = 0
     worker_id: str = "worker"
     log_level: str = "info"
     seccomp_policy: str = "execute"
@@ -93,6 +96,7 @@ class WorkerConfig:
             shm_fd=shm_fd,
             shm_name=shm_name,
             shm_size=env.number("VORTEX_SHM_SIZE", 0, 0, 1 << 62, "a size in bytes"),
+            shm_data=env.number("VORTEX_SHM_DATA", 0, 0, 1 << 62, "an offset in bytes"),
             worker_id=env.text("VORTEX_WORKER_ID", f"worker-{os.getpid()}", "a name"),
             log_level=env.choice("VORTEX_LOG_LEVEL", "info", LOG_LEVELS),
             seccomp_policy=env.text("VORTEX_SECCOMP_POLICY", "execute", "a policy's name or file"),
@@ -136,6 +140,8 @@ class WorkerConfig:
             env["VORTEX_SHM_NAME"] = self.shm_name
         if self.shm_size:
             env["VORTEX_SHM_SIZE"] = str(self.shm_size)
+        if self.shm_data:
+            env["VORTEX_SHM_DATA"] = str(self.shm_data)
         return env
 
 

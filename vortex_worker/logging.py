@@ -77,7 +77,7 @@ class LineReader:
     """Cuts a worker's stderr into lines for the supervisor: hostile bytes in, printable text out.
 
     A line over the limit is cut, control characters are escaped, and at most ``burst`` lines are
-    passed on per second: a node that floods its log slows nobody but itself.
+    passed on per second, a long one counting as one for each KiB: a node can't fill the disk with its log.
     """
 
     def __init__(self, emit: Callable[[str], None], burst: int = 1000) -> None:
@@ -106,9 +106,15 @@ class LineReader:
         now = time.monotonic()
         if now - self._window >= 1.0:
             self._window, self._count = now, 0
-        self._count += 1
+        self._count += 1 + len(line) // 1024
         if self._count > self._burst:
             self.dropped += 1
             return
-        text = line[:_LINE_LIMIT].decode("utf-8", "backslashreplace")
-        self._emit("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
+        self._emit(one_line(line[:_LINE_LIMIT].decode("utf-8", "backslashreplace")))
+
+
+def one_line(text: str) -> str:
+    """``text`` fit for a terminal and for one line of a log: whatever can't be printed written out."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -139,7 +139,7 @@ def join(config: WorkerConfig, descriptors: Descriptors) -> Membership:
         ConfigError: the arena, the socket or the lease is not what it must be, or we were refused.
         ProtocolError: the supervisor's answer makes no sense.
     """
-    arena = Arena.attach(descriptors.arena, descriptors.arena_readonly, config.shm_size)
+    arena = Arena.attach(descriptors.arena, descriptors.arena_readonly, config.shm_size, config.shm_data)
     socket = FrameSocket(_connect(config, descriptors), config.max_frame)
     socket.spin()  # asks how many CPUs there are, which is not for later
     encoder = protocol.Encoder()

@@ -40,7 +40,7 @@ static vw_arena *made(void) {
 
 static enum vw_refusal try_attach(vw_arena *arena, int fd, int readonly_fd, uint64_t size) {
   enum vw_refusal refusal = VW_BAD_FILE;
-  int rc = vw_arena_attach(arena, fd, readonly_fd, size, &refusal);
+  int rc = vw_arena_attach(arena, fd, readonly_fd, size, 0, &refusal);
   CHECK_EQUAL(rc, refusal ? -EINVAL : 0);
   return refusal;
 }

@@ -155,6 +155,15 @@ def test_files_that_are_no_arena(arena):
         assert "data area" in refused(*pair())
 
 
+def test_a_header_that_others_may_write_need_not_be_read(arena):
+    arena.write(0, b"\xa5" * 64)
+    worker = Arena.attach(reopen(arena.fd, os.O_RDWR), reopen(arena.fd, os.O_RDONLY), 0, DATA)
+    assert (worker.data_offset, worker.data_size) == (DATA, SIZE - DATA)
+    for offset in (64, 16448, SIZE, SIZE + 4096, (1 << 64) - 4096):
+        with pytest.raises(ConfigError, match="data area"):
+            Arena.attach(reopen(arena.fd, os.O_RDWR), reopen(arena.fd, os.O_RDONLY), 0, offset)
+
+
 def test_a_header_of_the_first_fields_only(arena):
     arena.write(24, bytes(40))
     worker = join(arena)

@@ -14,6 +14,7 @@ def test_reads_every_variable(tmp_path):
             "VORTEX_SOCKET": "fd:7",
             "VORTEX_SHM_FD": "5",
             "VORTEX_SHM_SIZE": "4194304",
+            "VORTEX_SHM_DATA": "2097152",
             "VORTEX_WORKER_ID": "w3",
             "VORTEX_LOG_LEVEL": "debug",
             "VORTEX_SECCOMP_POLICY": "strict",
@@ -30,12 +31,15 @@ def test_reads_every_variable(tmp_path):
     )
     assert config.socket_fd == 7
     assert config.modules == ("cv2", "scipy.ndimage")
+    assert (config.shm_size, config.shm_data) == (1 << 22, 1 << 21)
     assert config.custom_nodes == (str(tmp_path), str(tmp_path))
     assert (config.threads, config.memory_limit, config.allow_unsandboxed) == (2, 1 << 30, True)
 
 
 def test_survives_the_trip_through_an_environment(tmp_path):
-    config = WorkerConfig(socket="/s", shm_name="/a", shm_size=1 << 22, worker_id="w", models=(str(tmp_path),))
+    config = WorkerConfig(
+        socket="/s", shm_name="/a", shm_size=1 << 22, shm_data=1 << 21, worker_id="w", models=(str(tmp_path),)
+    )
     assert WorkerConfig.from_env(config.to_env()) == config
 
 
@@ -53,6 +57,7 @@ def test_an_empty_value_is_an_unset_one():
         ("VORTEX_SHM_SIZE", "-1", "bytes"),
         ("VORTEX_SHM_SIZE", "12GB", "bytes"),
         ("VORTEX_SHM_SIZE", "9" * 30, "bytes"),
+        ("VORTEX_SHM_DATA", "-1", "bytes"),
         ("VORTEX_LOG_LEVEL", "loud", "debug or info"),
         ("VORTEX_CUSTOM_NODES", "relative/path", "absolute"),
         ("VORTEX_CUSTOM_NODES", "/no/such/folder", "exist"),

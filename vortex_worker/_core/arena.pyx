@@ -31,7 +31,9 @@ cdef extern from "arena.h" nogil:
     void vw_arena_drop(vw_arena *arena)
     int vw_arena_create(vw_arena *arena, uint64_t size, const char *name)
     void vw_arena_write_header(vw_arena *arena)
-    int vw_arena_attach(vw_arena *arena, int fd, int readonly_fd, uint64_t size, vw_refusal *refusal)
+    int vw_arena_attach(
+        vw_arena *arena, int fd, int readonly_fd, uint64_t size, uint64_t data_offset, vw_refusal *refusal
+    )
     int vw_arena_lease(vw_arena *arena, uint64_t offset, uint64_t size)
     void vw_arena_close_descriptors(vw_arena *arena)
     void vw_arena_close(vw_arena *arena)
@@ -100,18 +102,19 @@ cdef class Arena:
         return arena
 
     @staticmethod
-    def attach(int fd, int readonly_fd, uint64_t size=0):
+    def attach(int fd, int readonly_fd, uint64_t size=0, uint64_t data_offset=0):
         """Worker: map an arena, all of it read-only, header and slots read-write too.
 
         Takes over both descriptors, the second of which must be read-only: the kernel then never
-        makes its mapping writable. ``size`` 0: as large as the file is.
+        makes its mapping writable. ``size`` 0: as large as the file is. ``data_offset``: where data
+        begins, to the end; the header, which other workers can write, is then not read.
 
         Raises:
             ConfigError: it is no arena; the message says why.
         """
         cdef Arena arena = Arena.__new__(Arena)
         cdef vw_refusal refusal
-        if vw_arena_attach(arena.c, fd, readonly_fd, size, &refusal):
+        if vw_arena_attach(arena.c, fd, readonly_fd, size, data_offset, &refusal):
             raise ConfigError(f"the shared memory {_REFUSALS[refusal]}")
         return arena
 

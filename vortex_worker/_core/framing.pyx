@@ -1,5 +1,7 @@
 """Frames over a stream socket: a 4-byte little-endian length, then the body."""
 
+import sys
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, ENODATA, ENOMSG, ETIMEDOUT
@@ -227,11 +229,11 @@ cdef class FrameSocket:
         self.taken += 1
         return copy_of(&frame)
 
-    def poll(self):
-        """The bodies of all complete frames that are here now; [] if none. Never waits.
+    def poll(self, Py_ssize_t most=sys.maxsize):
+        """The bodies of all complete frames that are here now, up to ``most``; [] if none. Never waits.
 
-        Takes what one receive gives; call again when the descriptor is readable again. Look at
-        ``eof`` when the list is empty: a closed peer stays readable.
+        Takes what one receive gives; call again when the descriptor is readable again, or at once if there is
+        ``more``. Look at ``eof`` when the list is empty: a closed peer stays readable.
 
         Raises:
             ProtocolError: a length is 0 or above the limit, and no frame came before it.
@@ -249,6 +251,8 @@ cdef class FrameSocket:
             if rc == 1:
                 self.taken += 1
                 frames.append(copy_of(&frame))
+                if len(frames) >= most:
+                    return frames
             elif rc < 0:
                 if frames:
                     return frames  # those came whole; the next call will raise
@@ -318,6 +322,13 @@ cdef class FrameSocket:
         """
         if self.fd >= 0:
             shutdown(self.fd, SHUT_RD)
+
+    @property
+    def more(self):
+        """Whether ``poll`` would give a frame, or raise, of what has been received already."""
+        cdef vw_reader ahead = self.reader
+        cdef vw_frame frame
+        return vw_reader_next(&ahead, &frame) != 0
 
     @property
     def eof(self):

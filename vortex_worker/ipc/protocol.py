@@ -272,9 +272,10 @@ def unpack_error(message: pb.Error) -> JobError:
 
 def printable(text: str, limit: int = 20_000) -> str:
     """Text from a worker, fit for a terminal: escape sequences and the like written out, length bounded."""
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
-    return text if len(text) <= limit else text[:limit] + "…"
+    shown = text[:limit]  # first: a frame can hold 16 MiB of it, and letter by letter that takes half a minute
+    if not shown.isprintable():
+        shown = "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in shown)
+    return shown if len(text) <= limit and len(shown) <= limit else shown[:limit] + "…"
 
 
 def _clean(text: str) -> str:

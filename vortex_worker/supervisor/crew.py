@@ -267,7 +267,7 @@ class Crew:
 
     def handle(self, link: WorkerLink, message: protocol.Message) -> None:
         """Act on a message. The thread that reads this worker; raises what makes it unfit for more."""
-        if link.denial is not None or link.lost:
+        if link.denial is not None or link.lost or link.fault:
             return  # whatever it says after that
         match message:
             case protocol.JobResult():

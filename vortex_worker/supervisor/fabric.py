@@ -9,6 +9,7 @@ import math
 import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -162,6 +163,7 @@ class Fabric:
         self._lessons = Lessons(load_policy(config.seccomp_policy)) if learn else None
         self._results = Results(min(keep_results, lease_size // 4))
         self._memory = Memory(client_size, lease_size, workers + standby + _SPARE_LEASES)
+        config = replace(config, shm_data=self._memory.arena.data_offset)
         try:
             self._crew = Crew(
                 config, workers, standby, self._memory,

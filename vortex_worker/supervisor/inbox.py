@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vortex_worker.supervisor.link import WorkerLink
 
 _ONCE = select.EPOLLIN | select.EPOLLONESHOT
+_BURST = 64  # messages of one worker that are taken before others get their turn
 _HANDOVER = 1.0  # s that a caller has to leave a worker that has died
 
 
@@ -64,11 +65,13 @@ class Inbox:
                 self._read(link)
 
     def _read(self, link: WorkerLink) -> None:
-        """Act on all that is here, unless a caller is doing so."""
+        """Act on what is here, unless a caller is doing so."""
+        if not link.alive:
+            return
         if not link.reading.acquire(blocking=False):
             return  # and has it watched when leaving
         try:
-            for message in link.receive():
+            for message in link.receive(_BURST):
                 self._crew.handle(link, message)
         except (JobError, LaunchError) as error:
             self._crew.give_up(link, str(error))
@@ -76,6 +79,8 @@ class Inbox:
             pass  # reset by its death, which the pidfd reports
         finally:
             link.reading.release()
+        if link.unread:
+            self._crew.call(self._read, link)  # after the others; there may be no event for it
         if link.hung_up and link.alive:
             self.remove(link)
             self._crew.kill(link)  # it may have closed the socket and live on; on_exit follows either way

@@ -155,6 +155,8 @@ class Job:
         with self._guard:
             if self.done():
                 return False
+            if error is not None:
+                error.__traceback__ = None  # of our own frames, which would keep what a worker sent as long as it
             self._outputs, self._error, self._preview = outputs, error, None
             self.state = JobState.FAILED if error else JobState.DONE
             callbacks, self._callbacks = self._callbacks, []

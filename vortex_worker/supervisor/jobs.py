@@ -206,6 +206,7 @@ class Jobs:
         task = link.task
         if task is None or message.job_id != task.job.id:
             raise ProtocolError(f"progress of job {message.job_id}, which this worker does not run")
+        link.activity = (link.activity[0], monotonic_ns())  # other workers can write its slot, but not this
         preview = None
         if message.malformed is not None:
             raise message.malformed

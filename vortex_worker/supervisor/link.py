@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,7 @@ from vortex_worker._core.slots import FREE, Slot
 from vortex_worker.errors import LaunchError, ProtocolError
 from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
-from vortex_worker.logging import LEVELS, LineReader
+from vortex_worker.logging import LEVELS, LineReader, one_line
 from vortex_worker.shm.slots import SlotView
 from vortex_worker.supervisor.denial import Denial, Listener
 
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
     from vortex_worker.supervisor.task import Task, Work
 
 _SEND_TIMEOUT = 2.0  # s; a worker that doesn't read for so long is broken
+_RELEASES = 128  # of each kind in one frame: so that the smallest limit takes it, and it is sent whole or not at all
+_UNREAD = 1 << 16  # releases that may wait for a worker to read
+_MAX_HANDSHAKE = 4 << 20  # bytes: parsed, a message can take 50 times the room
 _FILTERS = 2  # bootstrap and execute; beside a listener also the seal
 _LOG_TAIL = 40  # lines kept, to explain a failed start
 log = logging.getLogger("vortex_worker.worker")
@@ -71,6 +76,7 @@ class WorkerLink:
         self.capabilities = pb.Capabilities()
         self.plugin_errors: list[pb.PluginError] = []
         self.dropped_objects: deque[int] = deque()
+        self._released: deque[int] = deque()  # offsets that are no longer live, and not told yet
         self.log_tail: deque[str] = deque(maxlen=_LOG_TAIL)
         self.fault = ""  # why the supervisor gave it up, if it did
         self.listener: Listener | None = None
@@ -90,6 +96,7 @@ class WorkerLink:
         self.reading = threading.Lock()  # who holds it reads the socket and acts on what it gets; see inbox.py
         self.reader = 0  # the thread that does so while it waits for a job
         self.rest: Rest | None = None  # since it was last seen idle
+        self.unread = False  # there was more than was taken at once
         self._socket = FrameSocket(process.socket_fd, config.max_frame)
         self._socket.spin()
         self._send_lock = threading.Lock()
@@ -127,7 +134,7 @@ class WorkerLink:
             OSError: the worker is gone, or not reading.
         """
         with self._send_lock:
-            self._send_releases()
+            self._send_releases(_SEND_TIMEOUT)
             self._send(self._encoder.encode(**body))
 
     def submit(self, task: Task) -> None:
@@ -139,35 +146,49 @@ class WorkerLink:
         """
         with self._send_lock:
             frame = task.work.message(self._encoder, task.job.id, task.deadline, self)
-            self._send_releases()
+            self._send_releases(_SEND_TIMEOUT)
             try:
                 self._send(frame)
             except ValueError as error:
                 raise ValueError(f"{error}; give large data as tensors") from None
 
     def flush_releases(self) -> None:
-        """Tell the worker what is no longer needed, if there is any."""
+        """Tell the worker what is no longer needed, if there is any. Never waits: what it has no room for goes later.
+
+        Raises:
+            OSError: the worker is gone, or too much waits for it to read.
+        """
         with self._send_lock:
-            self._send_releases()
+            try:
+                self._send_releases(0)
+            except TimeoutError:
+                if len(self._released) + len(self.dropped_objects) > _UNREAD:
+                    raise
 
-    def _send_releases(self) -> None:
-        if self.lease.dropped or self.dropped_objects:
-            offsets = self.lease.collect()
-            objects = [self.dropped_objects.popleft() for _ in range(len(self.dropped_objects))]
-            self._send(self._encoder.release(offsets, objects))
+    def _send_releases(self, timeout: float) -> None:
+        """In frames of a few: how many there are, and how large their numbers, is the worker's choice."""
+        if self.lease.dropped:
+            self._released.extend(self.lease.collect())
+        while self._released or self.dropped_objects:
+            offsets, objects = _first(self._released), _first(self.dropped_objects)
+            self._send(self._encoder.release(offsets, objects), timeout)
+            for _ in offsets:
+                self._released.popleft()
+            for _ in objects:
+                self.dropped_objects.popleft()
 
-    def _send(self, frame: bytes) -> None:
+    def _send(self, frame: bytes, timeout: float = _SEND_TIMEOUT) -> None:
         if self._socket.closed:  # it died after it was chosen
             raise ConnectionResetError(f"worker {self.worker_id} is gone")
-        self._socket.send(frame, timeout=_SEND_TIMEOUT)
+        self._socket.send(frame, timeout=timeout)
 
     # ---- in
 
-    def receive(self) -> list[protocol.Message]:
-        """Whatever messages have come in.
+    def receive(self, most: int = sys.maxsize) -> Iterator[protocol.Message]:
+        """Whatever messages have come in, up to ``most``; ``unread`` says whether there are more.
 
-        Raises:
-            ProtocolError: bytes that are no packets.
+        Raises, after those that came before:
+            ProtocolError: bytes that are no packets, or no handshake while one is due.
             OSError: the connection broke.
         """
         if self.stage is Stage.JOINED and self.listener is None:
@@ -175,7 +196,13 @@ class WorkerLink:
             descriptor = self._socket.peek_descriptor()
             if descriptor >= 0:
                 self.listener = Listener(descriptor)
-        return [protocol.read(body) for body in self._socket.poll()]
+        self.unread = False
+        bodies = self._socket.poll(most)
+        self.unread = self._socket.more
+        for body in bodies:
+            if self.stage is not Stage.READY and len(body) > _MAX_HANDSHAKE:
+                raise ProtocolError(f"a packet of {len(body)} bytes: a handshake has {_MAX_HANDSHAKE} at most")
+            yield protocol.read(body)
 
     def wait(self, timeout: float | None) -> protocol.Message | None:
         """The next message; None: there are no more. Raises as ``receive``, and TimeoutError, an OSError."""
@@ -272,8 +299,8 @@ class WorkerLink:
             try:
                 entry = json.loads(line)
                 level = LEVELS.get(entry["level"], logging.INFO)
-                text = f"{entry['event']} {entry['fields']}"
-            except (ValueError, KeyError, TypeError):
+                text = one_line(f"{entry['event']} {entry['fields']}")  # JSON has escapes of its own
+            except (ValueError, KeyError, TypeError, RecursionError):
                 pass  # a node printed something alike: pass it on as it is
         log.log(level, "%s: %s", self.worker_id, text)
 
@@ -326,3 +353,8 @@ class WorkerLink:
         self.process.close()
         self.slot.clear()
         self.slot.set_status(FREE)
+
+
+def _first(waiting: deque[int]) -> list[int]:
+    """Not by iterating: any thread may add to it meanwhile."""
+    return [waiting[index] for index in range(min(len(waiting), _RELEASES))]

@@ -92,13 +92,18 @@ class Lease:
 
     def collect(self) -> list[int]:
         """Offsets to tell the worker of: no longer live from here on."""
+        if not self.dropped:
+            return []
         released = []
         with self._lock:
             while self.dropped:
-                offset = self.dropped.popleft()
-                del self._sizes[offset]
-                del self._starts[bisect_left(self._starts, offset)]
-                released.append(offset)
+                released.append(self.dropped.popleft())
+                del self._sizes[released[-1]]
+            if len(released) < 32:
+                for offset in released:
+                    del self._starts[bisect_left(self._starts, offset)]
+            else:  # taking out one by one takes a square of the time, and a worker chooses how many there are
+                self._starts = sorted(self._sizes)
         return released
 
 

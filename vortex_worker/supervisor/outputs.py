@@ -5,6 +5,7 @@ The fabric's thread takes a result in without torch; the caller's thread that re
 
 from __future__ import annotations
 
+import itertools
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from vortex_worker.supervisor.task import Work
 
 _ENCODING_RAW = 0
+#: Tensors and objects of one result. Each is kept, checked and released by itself: more would be a job of its own.
+_MAX_HANDLES = 1 << 14
 #: Types of data that are not objects: a worker can't pass one off as a reference.
 _MAX_TYPE_NAME = 128
 
@@ -81,16 +84,23 @@ class Outputs:
             ProtocolError: anything else that makes no sense.
         """
         objects: list[ObjectRef] = []
+        count = itertools.count(1)
 
         def load(handle: TensorHandle) -> Stored:
+            check_count()
             return Stored.receive(handle, work, link, arena)
 
         def load_object(object_id: int, type: str) -> ObjectRef:
+            check_count()
             if not type.isprintable() or len(type) > _MAX_TYPE_NAME:
                 raise ProtocolError("an object's type is not a printable name")
             ref = ObjectRef(link, object_id, type)
             objects.append(ref)
             return ref
+
+        def check_count() -> None:
+            if next(count) > _MAX_HANDLES:
+                raise ProtocolError(f"a result has more than {_MAX_HANDLES} tensors and objects, which is the most")
 
         if result.malformed is not None:
             raise result.malformed

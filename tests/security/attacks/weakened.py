@@ -46,8 +46,8 @@ def without_mapping() -> None:
 
     class Writable:
         @staticmethod
-        def attach(fd: int, readonly_fd: int, size: int) -> Any:
-            arena = Arena.attach(fd, readonly_fd, size)
+        def attach(*args: int) -> Any:
+            arena = Arena.attach(*args)
             libc = ctypes.CDLL(None)
             libc.mmap.restype = ctypes.c_void_p
             libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
