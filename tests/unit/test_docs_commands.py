@@ -43,6 +43,8 @@ NOT_RUN = {
     "pip install --no-deps k-diffusion && pip install diffusers scipy torchdiffeq torchsde tqdm": PACKAGES,
     "vortex-worker run digits -o out": "tests/integration/test_cli.py runs it",
     'vortex-worker run examples/digits/workflow.json -o out --set "prompt.text=0123456789 1999-12-31" --set sampler.seed=4': "the same as without, with other settings",
+    "make compare": "it installs every peer, and measures for an hour; tests of bench/ cover its parts",
+    "vortex-worker bench --only sample.overhead,sample.step": "a minute; tests/unit/test_bench.py runs one benchmark so",
     "vortex-worker doctor --matrix": "minutes; tests/security/test_matrix.py does it",
     "vortex-worker run cat.json --custom-nodes my_nodes -o out": "it needs its page: see the last test",
     "vortex-worker run examples/diffusion/text-to-image.json --models ~/ComfyUI/models -o out": MODELS,
@@ -50,7 +52,7 @@ NOT_RUN = {
     "python examples/digits/train.py --minutes 33 --bf16 --batch 96": "half an hour; what it made is what the tests draw with",
     "python examples/deploy/service.py --custom-nodes examples/digits --output out": "tests/integration/test_deploy.py runs it",
     "curl -s --data @examples/digits/workflow.json http://127.0.0.1:8188/run": "tests/integration/test_deploy.py asks so",
-    "python -W ignore tests/numerics/report.py": "minutes; tests/numerics/test_samplers.py checks what it prints",
+    "python -W ignore tests/numerics/report.py --write": "minutes; tests/numerics/test_samplers.py checks what it prints",
 }
 #: (page, first line of a Python block) → why it isn't run.
 BLOCKS_NOT_RUN = {
