@@ -45,7 +45,7 @@ _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?:)([^)\s#]+)\)")
 
 
 def _read(app: Any, name: str, source: list[str]) -> None:
-    """A link to a folder is one to its README.md, or none if it has none; README.md itself gets the table of contents."""
+    """A link to a folder is one to its README.md, or none if it has none. The front page gets the table of contents."""
     here = (ROOT / name).parent
 
     def readme(match: re.Match[str]) -> str:
