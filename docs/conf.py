@@ -22,7 +22,13 @@ project = "vortex-worker"
 version = release = vortex_worker.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "README"
-include_patterns = ["*.md", "docs/*.md", "examples/*/README.md", "tests/security/attacks/README.md"]
+include_patterns = [
+    "*.md",
+    "docs/*.md",
+    "examples/*/README.md",
+    "bench/**/README.md",
+    "tests/security/attacks/README.md",
+]
 source_suffix = {".md": "markdown"}
 html_theme = "furo"
 html_title = project
@@ -35,24 +41,26 @@ autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "undoc-members": True, "show-inheritance": True}
 nitpicky = False  # our docstrings name classes in plain words
 
-_FOLDER = re.compile(r"(\]\((?!https?:)[^)\s#]*?)/?\)")
+_LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?:)([^)\s#]+)\)")
 
 
 def _read(app: Any, name: str, source: list[str]) -> None:
-    """A link to a folder is one to its README.md; README.md itself gets the table of contents."""
+    """A link to a folder is one to its README.md, or none if it has none. The front page gets the table of contents."""
     here = (ROOT / name).parent
 
     def readme(match: re.Match[str]) -> str:
-        folder = (here / match[1][2:]).resolve()
-        return f"{match[1]}/README.md)" if folder.is_dir() else match[0]
+        folder = (here / match[2]).resolve()
+        if not folder.is_dir():
+            return match[0]
+        return f"[{match[1]}]({match[2].rstrip('/')}/README.md)" if (folder / "README.md").exists() else match[1]
 
-    text = _FOLDER.sub(readme, source[0])
+    text = _LINK.sub(readme, source[0])
     if name == root_doc:
         pages = {str(path.relative_to(ROOT).with_suffix("")) for path in ROOT.glob("docs/*.md")}
         middle = sorted(pages - {*FIRST, *LAST})
         order = [page for page in (*FIRST, *middle, *LAST) if page in pages or (ROOT / f"{page}.md").exists()]
         text += "\n```{toctree}\n:hidden:\n\n" + "\n".join(order) + "\n```\n"
-    elif name.startswith(("examples/", "tests/")):
+    elif name.startswith(("bench/", "examples/", "tests/")):
         text = f"---\norphan: true\n---\n\n{text}"
     source[0] = text
 

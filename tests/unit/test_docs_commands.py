@@ -29,10 +29,12 @@ RUN = {
     "vortex-worker doctor": [],
     "vortex-worker top --once --json --interval 0.1": [],
     "vortex-worker run examples/digits/workflow.json -o out": SHORT,
+    "vortex-worker run examples/comfyui/workflow.json --custom-nodes examples/comfyui/packs -o out": [],
 }
 THESE_TESTS = "it would run these tests"
 PACKAGES = "it takes a package index; tests/ run in what it installs, and `make wheel` does it on a bare machine"
 MODELS = "it takes gigabytes of a model; tests/numerics/test_diffusion_pipelines.py runs its workflow with a small one"
+YOURS = "it takes the reader's own files"
 #: Command → why it isn't run here.
 NOT_RUN = {
     "make demo": "it builds; what it then runs is `vortex-worker run examples/digits/workflow.json -o out`",
@@ -43,6 +45,15 @@ NOT_RUN = {
     "pip install --no-deps k-diffusion && pip install diffusers scipy torchdiffeq torchsde tqdm": PACKAGES,
     "vortex-worker run digits -o out": "tests/integration/test_cli.py runs it",
     'vortex-worker run examples/digits/workflow.json -o out --set "prompt.text=0123456789 1999-12-31" --set sampler.seed=4': "the same as without, with other settings",
+    "make compare": "it installs every peer, and measures for long; tests/unit/test_bench_report.py checks what becomes of it",
+    "vortex-worker bench --only sample.overhead,sample.step": "a minute; tests/unit/test_bench.py runs one benchmark so",
+    "vortex-worker run workflow.json --custom-nodes ~/ComfyUI/custom_nodes --models ~/ComfyUI/models -o out": YOURS,
+    "vortex-worker nodes --custom-nodes ~/ComfyUI/custom_nodes": YOURS,
+    "vortex-worker run workflow.json --learn mine.toml": "tests/integration/test_learn.py learns one so",
+    "vortex-worker policy lint mine.toml": "tests/integration/test_learn.py",
+    "vortex-worker run workflow.json --policy mine.toml": "tests/integration/test_learn.py",
+    "vortex-worker run examples/comfyui/workflow.json --custom-nodes examples/comfyui/packs -o out --watch": "it does not end by itself; tests/integration/test_cli.py watches",
+    "vortex-worker run out/sunset_00001.png --custom-nodes examples/comfyui/packs -o again": "it takes what the one before has written",
     "vortex-worker doctor --matrix": "minutes; tests/security/test_matrix.py does it",
     "vortex-worker run cat.json --custom-nodes my_nodes -o out": "it needs its page: see the last test",
     "vortex-worker run examples/diffusion/text-to-image.json --models ~/ComfyUI/models -o out": MODELS,
@@ -50,7 +61,7 @@ NOT_RUN = {
     "python examples/digits/train.py --minutes 33 --bf16 --batch 96": "half an hour; what it made is what the tests draw with",
     "python examples/deploy/service.py --custom-nodes examples/digits --output out": "tests/integration/test_deploy.py runs it",
     "curl -s --data @examples/digits/workflow.json http://127.0.0.1:8188/run": "tests/integration/test_deploy.py asks so",
-    "python -W ignore tests/numerics/report.py": "minutes; tests/numerics/test_samplers.py checks what it prints",
+    "python -W ignore tests/numerics/report.py --write": "minutes; tests/numerics/test_samplers.py checks what it prints",
 }
 #: (page, first line of a Python block) → why it isn't run.
 BLOCKS_NOT_RUN = {
