@@ -14,7 +14,15 @@ import vortex_worker
 
 ROOT = Path(__file__).parents[1]
 #: Left to right in the side bar; pages that are not here come in the middle.
-FIRST = ["docs/design", "docs/executors", "docs/sampling", "docs/models", "docs/operations", "docs/deployment"]
+FIRST = [
+    "docs/design",
+    "docs/executors",
+    "docs/comfyui",
+    "docs/sampling",
+    "docs/models",
+    "docs/operations",
+    "docs/deployment",
+]
 LAST = ["docs/sandbox", "docs/protocol", "docs/shared-memory", "docs/reference"]
 LAST += ["CONTRIBUTING", "SECURITY", "CHANGELOG"]
 

@@ -31,6 +31,7 @@ RUN = {
     "vortex-worker run examples/digits/workflow.json -o out": SHORT,
     "vortex-worker run examples/comfyui/workflow.json --custom-nodes examples/comfyui/packs -o out": [],
 }
+COMFYUI = "it takes a ComfyUI of yours; examples/comfyui is the same with a pack of its own"
 THESE_TESTS = "it would run these tests"
 PACKAGES = "it takes a package index; tests/ run in what it installs, and `make wheel` does it on a bare machine"
 MODELS = "it takes gigabytes of a model; tests/numerics/test_diffusion_pipelines.py runs its workflow with a small one"
@@ -58,6 +59,10 @@ NOT_RUN = {
     "vortex-worker run cat.json --custom-nodes my_nodes -o out": "it needs its page: see the last test",
     "vortex-worker run examples/diffusion/text-to-image.json --models ~/ComfyUI/models -o out": MODELS,
     "vortex-worker run examples/diffusion/text-to-image.json --models ~/ComfyUI/models -o out --set 4.ckpt_name=mine.safetensors": MODELS,
+    "vortex-worker run workflow.json --custom-nodes ~/ComfyUI/custom_nodes --models ~/ComfyUI/models -o out": COMFYUI,
+    "vortex-worker nodes --custom-nodes ~/ComfyUI/custom_nodes": COMFYUI,
+    "vortex-worker run examples/comfyui/workflow.json --custom-nodes examples/comfyui/packs -o out --watch": "it ends when it is interrupted; tests/integration/test_cli.py watches",
+    "vortex-worker run out/sunset_00001.png --custom-nodes examples/comfyui/packs -o again": "it takes what another command wrote; tests/integration/test_workflows.py runs a picture",
     "python examples/digits/train.py --minutes 33 --bf16 --batch 96": "half an hour; what it made is what the tests draw with",
     "python examples/deploy/service.py --custom-nodes examples/digits --output out": "tests/integration/test_deploy.py runs it",
     "curl -s --data @examples/digits/workflow.json http://127.0.0.1:8188/run": "tests/integration/test_deploy.py asks so",
