@@ -10,6 +10,7 @@ views it, and its end frees the client's block, or tells the worker that its han
 
 from __future__ import annotations
 
+import gc
 import threading
 from bisect import bisect_left, insort
 from collections import deque
@@ -135,7 +136,11 @@ class Memory:
         Raises:
             OutOfArena: it has no room.
         """
-        offset = self._client.allocate(nbytes)
+        try:
+            offset = self._client.allocate(nbytes)
+        except OutOfArena:
+            gc.collect()  # what a reference cycle keeps is small to the collector: it would not look by itself
+            offset = self._client.allocate(nbytes)
         return offset, ClientBlock(self._client, offset)
 
     def hold_lease(self) -> Lease:
