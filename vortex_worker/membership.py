@@ -182,6 +182,7 @@ def _connect(config: WorkerConfig, descriptors: Descriptors) -> int:
     try:
         socket.connect(config.socket)
     except (OSError, UnicodeError) as error:
+        socket.close()  # left to the garbage collector, it would be asked for its name, by a call that no filter allows
         why = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"VORTEX_SOCKET is {config.socket!r}, which can't be connected to: {why}") from None
     return socket.detach()
