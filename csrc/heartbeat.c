@@ -29,6 +29,7 @@ static void *beat(void *argument) {
   vw_heartbeat *heartbeat = argument;
   prctl(PR_SET_NAME, "vw-heartbeat", 0, 0, 0);
   take_lock(heartbeat);
+  sem_post(&heartbeat->up);
   struct pollfd watched[2] = {
       {.fd = heartbeat->fd, .events = POLLRDHUP}, /* POLLHUP, POLLERR, POLLNVAL come unasked */
       {.fd = heartbeat->stop_fd, .events = POLLIN},
@@ -80,7 +81,12 @@ int vw_heartbeat_start(vw_heartbeat *heartbeat, vw_slot *slot, int fd, uint32_t 
   heartbeat->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (heartbeat->stop_fd < 0) return -errno;
   vw_slot_beat(slot);
+  sem_init(&heartbeat->up, 0, 0); /* can't fail: 0 is a value that a semaphore may have */
   int rc = start_thread(heartbeat);
+  /* On a busy machine lockdown could come before the thread's first turn: it would then hold no lock. */
+  while (rc == 0 && sem_wait(&heartbeat->up) && errno == EINTR) {
+  }
+  sem_destroy(&heartbeat->up);
   if (rc) {
     close(heartbeat->stop_fd);
     return rc;

@@ -14,6 +14,7 @@
 
 #include <linux/futex.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -28,6 +29,7 @@ typedef struct {
   bool running;
   pid_t owner; /* a fork of it has this struct, but not the thread */
   pthread_t thread;
+  sem_t up; /* until start returns: posted when the thread has made the calls that lockdown denies */
   struct robust_list_head held; /* the thread's: read by the kernel when it ends */
   struct robust_list lock;
 } vw_heartbeat;
