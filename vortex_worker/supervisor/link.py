@@ -270,6 +270,8 @@ class WorkerLink:
             self.stage = Stage.LOCKED
         else:
             self.verdict = self.process.verify()
+            if self.process.exiting():  # of the dead the kernel says nothing: that is no failure of the sandbox
+                raise ConnectionResetError(f"worker {self.worker_id} died")
             if not self.verdict.holds(_FILTERS + bool(self.listener)) and not self.config.allow_unsandboxed:
                 raise LaunchError(f"the kernel does not confirm the worker's sandbox: {self.verdict}")
             self.capabilities = message.capabilities
