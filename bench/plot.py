@@ -59,7 +59,7 @@ def table(result: dict[str, Any]) -> str:
     machine = result["machine"]
     notes = [
         "",
-        f"Measured {result['date'][:16].replace('T', ' ')} UTC, in {result['seconds'] // 60} minutes, commit "
+        f"Measured {result['date'][:16].replace('T', ' ')} UTC, in {result['seconds'] // 60} minutes{' with --quick' if result['quick'] else ''}, commit "
         f"{result['commit']}: {machine['cpu']}, {machine['cpus']} CPUs"
         f"{' (virtual)' if machine['virtual'] else ''}, {machine['memory_gib']} GiB, Linux {machine['kernel']}, Python "
         f"{machine['python']}, torch {machine['torch']}. {result['confession'][-1]}",
