@@ -57,9 +57,10 @@ def table(result: dict[str, Any]) -> str:
             cells.append(f"**{text}**" if is_best else text)
         lines.append(f"| {' '.join([peer['title'], peer.get('version', '')]).strip()} | " + " | ".join(cells) + " |")
     machine = result["machine"]
+    quick = " with --quick" if result["quick"] else ""
     notes = [
         "",
-        f"Measured {result['date'][:16].replace('T', ' ')} UTC, in {result['seconds'] // 60} minutes, commit "
+        f"Measured {result['date'][:16].replace('T', ' ')} UTC, in {result['seconds'] // 60} minutes{quick}, commit "
         f"{result['commit']}: {machine['cpu']}, {machine['cpus']} CPUs"
         f"{' (virtual)' if machine['virtual'] else ''}, {machine['memory_gib']} GiB, Linux {machine['kernel']}, Python "
         f"{machine['python']}, torch {machine['torch']}. {result['confession'][-1]}",

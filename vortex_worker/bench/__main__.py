@@ -94,7 +94,7 @@ def bench(quick: bool, only: str, long_too: bool, json_file: IO[str] | None, plo
             indent=2, ensure_ascii=False,
         )  # fmt: skip
         json_file.write(data + "\n")
-    if not json_file or json_file.name != "<stdout>":
+    if not json_file or getattr(json_file, "name", "<stdout>") != "<stdout>":
         show(results, skipped, about, quick)
     if plot is not None:
         for file in _plotting().draw(results, about, Path(plot)):
