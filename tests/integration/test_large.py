@@ -8,10 +8,11 @@ import torch
 from conftest import SETTINGS
 
 import vortex_worker as vw
+from vortex_worker.supervisor.execution import Execution
 from vortex_worker.supervisor.files import Place
 from vortex_worker.supervisor.graph import Graph, Node
 from vortex_worker.supervisor.jobs import Jobs
-from vortex_worker.supervisor.workflow import _Run
+from vortex_worker.supervisor.workflow import CLIENT_NODES
 
 
 class Id(str):
@@ -33,14 +34,15 @@ SHAPES = {"a chain": lambda n: n - 1, "all from one": lambda n: 0}
 def test_a_node_of_a_workflow_costs_no_more_the_more_there_are(fabric, shape):
     def looks_per_node(count):
         ids = [Id(n) for n in range(count)]
-        nodes = {ids[0]: Node(ids[0], "Identity", {"tensor": 7})}
+        nodes = {ids[0]: Node(ids[0], "Identity", {"tensor": f"{shape} of {count}"})}
         for n in range(1, count):
             nodes[ids[n]] = Node(ids[n], "Identity", {}, {"tensor": (ids[SHAPES[shape](n)], 0)})
+        targets = ids[-1:] if shape == "a chain" else ids[1:]
         Id.looks = 0
-        result = _Run(fabric, Graph(nodes), fabric.nodes(), Place("out", "."), None).run()
+        result = Execution(fabric, Graph(nodes), fabric.nodes(), targets, Place("out", "."), CLIENT_NODES, None).run()
         looks = Id.looks / count
         assert len(result.nodes) == count
-        assert all(outputs == {"tensor": 7} for outputs in result.values.values())
+        assert all(outputs == {"tensor": f"{shape} of {count}"} for outputs in result.values.values())
         assert len(result.values) == (1 if shape == "a chain" else count - 1)  # the others' were given back
         return looks
 
