@@ -35,7 +35,7 @@ include_patterns = [
     "docs/*.md",
     "examples/*/README.md",
     "bench/**/README.md",
-    "tests/security/attacks/README.md",
+    "tests/**/README.md",
 ]
 source_suffix = {".md": "markdown"}
 html_theme = "furo"
