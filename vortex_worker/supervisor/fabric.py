@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import math
 import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
 from vortex_worker.sandbox.learning import Lessons
 from vortex_worker.sandbox.seccomp import load_policy
+from vortex_worker.supervisor.arguments import check_range, check_seconds, folders_at, module_names, whole
 from vortex_worker.supervisor.crew import Crew
 from vortex_worker.supervisor.job import Job, monotonic_deadline
 from vortex_worker.supervisor.memory import Memory
@@ -118,22 +118,22 @@ class Fabric:
         allow_unsandboxed: bool = False,
         learn: bool = False,
     ) -> None:
-        _check_range("workers", workers, 1, 256)
-        _check_range("landlock_abi", landlock_abi, 0, 99)
-        _check_range("standby", standby, 0, 256 - workers)
-        _check_range("keep_results", keep_results, 0, 1 << 44)
-        _check_range("queue", queue, 1, 1 << 30)
-        _check_range("lease_size", lease_size, 1 << 21, 1 << 44)
-        _check_range("client_size", client_size, 1 << 21, 1 << 44)
-        _check_range("max_frame", max_frame, 4096, 1 << 30)
-        _check_range("heartbeat_ms", heartbeat_ms, 1, 60_000)
-        _check_range("threads", 0 if threads is None else threads, 0, 4096)
-        _check_range("memory_limit", memory_limit, 0, 1 << 62)
-        _check_range("memory_growth", memory_growth, 0, 1 << 62)
-        _check_seconds("grace", grace, zero=True)
-        _check_seconds("start_timeout", start_timeout)
-        _check_seconds("stall_timeout", stall_timeout, zero=True)
-        _check_seconds("heartbeat_timeout", heartbeat_timeout)
+        check_range("workers", workers, 1, 256)
+        check_range("landlock_abi", landlock_abi, 0, 99)
+        check_range("standby", standby, 0, 256 - workers)
+        check_range("keep_results", keep_results, 0, 1 << 44)
+        check_range("queue", queue, 1, 1 << 30)
+        check_range("lease_size", lease_size, 1 << 21, 1 << 44)
+        check_range("client_size", client_size, 1 << 21, 1 << 44)
+        check_range("max_frame", max_frame, 4096, 1 << 30)
+        check_range("heartbeat_ms", heartbeat_ms, 1, 60_000)
+        check_range("threads", 0 if threads is None else threads, 0, 4096)
+        check_range("memory_limit", memory_limit, 0, 1 << 62)
+        check_range("memory_growth", memory_growth, 0, 1 << 62)
+        check_seconds("grace", grace, zero=True)
+        check_seconds("start_timeout", start_timeout)
+        check_seconds("stall_timeout", stall_timeout, zero=True)
+        check_seconds("heartbeat_timeout", heartbeat_timeout)
         if heartbeat_timeout * 1000 < 2 * heartbeat_ms:
             raise ConfigError(f"heartbeat_timeout is {heartbeat_timeout} s: it takes two heartbeats or more")
         if log_level not in LOG_LEVELS:
@@ -142,9 +142,9 @@ class Fabric:
         config = WorkerConfig(
             socket="",
             seccomp_policy=policy or ("cuda" if device.startswith("cuda") else "execute"),
-            custom_nodes=_folders("custom_nodes", custom_nodes),
-            models=_folders("models", models),
-            modules=_modules(modules),
+            custom_nodes=folders_at("custom_nodes", custom_nodes),
+            models=folders_at("models", models),
+            modules=module_names(modules),
             device=device,
             max_frame=max_frame,
             heartbeat_ms=heartbeat_ms,
@@ -249,7 +249,7 @@ class Fabric:
         work = Work(op_type, *staged, tensors, refs, question=question)
         work = work if question else self._crew.preloads.find(work)
         job = Job(self._crew.jobs.next_id(), op_type, self._crew.jobs.cancel, self._crew.jobs.attend)
-        task = Task(job, work, deadline=monotonic_deadline(deadline), retries=retries, priority=_whole(priority))
+        task = Task(job, work, deadline=monotonic_deadline(deadline), retries=retries, priority=whole(priority))
         for observer in self._observers:
             observer(job)
         try:
@@ -393,7 +393,7 @@ class Fabric:
                 files than this process may have.
         """
         most = min(256, self._memory.leases) - self._standby
-        _check_range("workers", workers, 1, most)
+        check_range("workers", workers, 1, most)
         self._crew.check_open()
         reserve_descriptors(workers)
         self._crew.scale(workers)
@@ -456,41 +456,3 @@ class Fabric:
 def _close_open_fabrics() -> None:
     for fabric in list(_open_fabrics):
         fabric.close()
-
-
-def _check_range(name: str, value: int, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ConfigError(f"{name} is {value!r}: it takes a whole number, {low} to {high}")
-
-
-def _whole(priority: int) -> int:
-    if not isinstance(priority, int) or isinstance(priority, bool):
-        raise TypeError(f"priority is {priority!r}: it takes a whole number")
-    return priority
-
-
-def _check_seconds(name: str, value: float, *, zero: bool = False) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise ConfigError(f"{name} is {value!r}: it takes seconds, {'0 or more' if zero else 'above 0'}")
-
-
-def _modules(names: Iterable[str]) -> tuple[str, ...]:
-    modules = (names,) if isinstance(names, str) else tuple(names)
-    for name in modules:
-        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
-            raise ConfigError(f"modules is {name!r:.80}: it takes names of Python modules")
-    return modules
-
-
-def _folders(name: str, value: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
-    folders = [value] if isinstance(value, str | os.PathLike) else list(value)
-    absolute = []
-    for folder in folders:
-        path = Path(folder).resolve()
-        if not path.is_dir():
-            raise ConfigError(f"{name} is {os.fspath(folder)!r}: it takes folders that exist")
-        if ":" in str(path):
-            raise ConfigError(f"{name} is {os.fspath(folder)!r}: a path with ':' can't be passed to a worker")
-        absolute.append(str(path))
-    return tuple(absolute)

@@ -1,0 +1,53 @@
+"""What a fabric may be told: each argument checked, and named when it is wrong."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from vortex_worker.errors import ConfigError
+
+
+def check_range(name: str, value: int, low: int, high: int) -> None:
+    """Raises ConfigError unless it is a whole number in that range."""
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ConfigError(f"{name} is {value!r}: it takes a whole number, {low} to {high}")
+
+
+def whole(priority: int) -> int:
+    """A priority. TypeError if it is no whole number."""
+    if not isinstance(priority, int) or isinstance(priority, bool):
+        raise TypeError(f"priority is {priority!r}: it takes a whole number")
+    return priority
+
+
+def check_seconds(name: str, value: float, *, zero: bool = False) -> None:
+    """Raises ConfigError unless it is a finite number above 0, or 0 where ``zero``."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        raise ConfigError(f"{name} is {value!r}: it takes seconds, {'0 or more' if zero else 'above 0'}")
+
+
+def module_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of Python modules. ConfigError if one can be none."""
+    modules = (names,) if isinstance(names, str) else tuple(names)
+    for name in modules:
+        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+            raise ConfigError(f"modules is {name!r:.80}: it takes names of Python modules")
+    return modules
+
+
+def folders_at(name: str, value: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """Absolute paths of one folder or several, links resolved. ConfigError if one is not there."""
+    folders = [value] if isinstance(value, str | os.PathLike) else list(value)
+    absolute = []
+    for folder in folders:
+        path = Path(folder).resolve()
+        if not path.is_dir():
+            raise ConfigError(f"{name} is {os.fspath(folder)!r}: it takes folders that exist")
+        if ":" in str(path):
+            raise ConfigError(f"{name} is {os.fspath(folder)!r}: a path with ':' can't be passed to a worker")
+        absolute.append(str(path))
+    return tuple(absolute)
