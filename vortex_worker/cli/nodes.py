@@ -57,6 +57,7 @@ def nodes_command(
 def as_dict(spec: OpSpec) -> dict[str, Any]:
     """One node, as ``--json`` prints it."""
     data = dataclasses.asdict(spec)
+    del data["known_ports"], data["known_params"]  # the same once more, by name
     data["answers"] = sorted(spec.answers)
     for declared, param in zip(spec.params, data["params"], strict=True):
         if declared.default is REQUIRED:
