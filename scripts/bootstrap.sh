@@ -50,3 +50,4 @@ PATH="$PWD/$venv/bin:$PATH" "${pip[@]}" install --no-build-isolation --no-deps -
 site=$("$venv/bin/python" -P -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
 cp "$site"/vortex_worker/_core/*.so vortex_worker/_core/
 cp "$site"/vortex_worker/ipc/control_pb2.py* vortex_worker/ipc/
+cp "$site"/vortex_worker/bench/pingpong vortex_worker/bench/

@@ -77,7 +77,7 @@ def bench(*arguments):
 
 
 def test_one_benchmark_from_the_command_line(tmp_path):
-    done = bench("--quick", "--only", "sandbox.install", "--json", "-", "--plot", tmp_path / "plots")
+    done = bench("--quick", "--only", "sandbox.install,job.roundtrip", "--json", "-", "--plot", tmp_path / "plots")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["results"]["sandbox.install"]["median"] > 0
