@@ -7,6 +7,7 @@ missing, as they would in such a build.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -99,7 +100,11 @@ def test_it_is_an_option_of_the_build(tmp_path: Path, setting: str) -> None:
     meson = shutil.which("meson", path=str(Path(sys.executable).parent))
     if meson is None or not (ROOT / "meson.build").exists():
         pytest.skip("there is no source tree, or no meson")
-    subprocess.run([meson, "setup", f"-Dseccomp={setting}", tmp_path / "build", ROOT], check=True, capture_output=True)
+    tools = f"{Path(meson).parent}:{os.environ['PATH']}"  # of the build: cython and others, called by name
+    subprocess.run(
+        [meson, "setup", f"-Dseccomp={setting}", tmp_path / "build", ROOT],
+        check=True, capture_output=True, env=os.environ | {"PATH": tools},
+    )  # fmt: skip
     found = subprocess.run([meson, "introspect", "--targets", tmp_path / "build"], check=True, capture_output=True)
     names = {target["name"].partition(".")[0] for target in json.loads(found.stdout)}
     assert "lockdown" in names

@@ -11,8 +11,6 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-import torch
-
 from vortex_worker import device
 from vortex_worker.errors import ExecutionError, OOMSoft, ValidationError
 from vortex_worker.executor.base import AbstractExecutor
@@ -52,6 +50,8 @@ def run(
         ValidationError (WK-004), OOMSoft (WK-001), CUDAError (WK-005), ExecutionError (WK-006), or
         whatever JobError the node, or saving its outputs, raised.
     """
+    import torch
+
     inputs, params = prepare(spec, inputs, params)
     executor.context = context
     if type(executor).validate is not AbstractExecutor.validate:
