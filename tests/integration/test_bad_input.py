@@ -218,3 +218,27 @@ def test_at_the_end_every_worker_is_there_and_nothing_is_live(fabric):
     until(lambda: all(w["stage"] == "ready" for w in fabric.workers()) and len(fabric.workers()) == 2, "two workers")
     gc.collect()  # the tracebacks of the errors above
     assert fabric._memory.client_live == 0
+
+
+@pytest.mark.parametrize(
+    "source", ["def f(:", "x = = 1", "return 5", "def f(a, a): pass", "if 1:\nx = 1", "  x = 1", "x = 1 +"]
+)
+def test_a_syntax_error_in_a_plugin_is_told_with_its_line_and_ends_no_worker(tmp_path, source):
+    """Found by a first user: to quote the line, Python makes a system call that was death."""
+    (tmp_path / "slip.py").write_text(f"import math\n{source}\n")
+    (tmp_path / "fine.py").write_text(
+        "from vortex_worker.executor import AbstractExecutor\n"
+        "class Fine(AbstractExecutor):\n"
+        "    op_type = 'Fine'\n"
+        "    def execute(self, inputs, params):\n"
+        "        import slip\n"
+    )
+    with vw.Fabric(1, standby=0, custom_nodes=tmp_path) as fabric:
+        ((plugin, message, trace),) = fabric.plugin_errors(60)
+        assert plugin.endswith("/slip")
+        assert message.startswith(("SyntaxError", "IndentationError"))
+        assert source.splitlines()[-1].strip() in trace
+        pid = fabric.workers()[0]["pid"]
+        with pytest.raises(ExecutionError, match=r"SyntaxError|IndentationError"):
+            fabric.run("Fine", retries=0)
+        assert fabric.workers()[0]["pid"] == pid

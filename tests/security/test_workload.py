@@ -32,6 +32,7 @@ def make_folder(folder: Path) -> Path:
 
     safetensors.torch.save_file({"a": torch.ones(8, 8)}, folder / "model.safetensors")
     torch.save({"a": torch.ones(8, 8)}, folder / "model.pt")
+    (folder / "slip.py").write_text("def half(:\n")
     (folder / "node_pack.py").write_text("import math, torch\ndef double(x):\n    return 2 * x\n")
     return folder
 

@@ -1,6 +1,6 @@
 """An ordinary worker's day, run by test_workload.py as a program of its own.
 
-usage: workload.py FOLDER POLICY    (FOLDER holds model.safetensors, model.pt, node_pack.py)
+usage: workload.py FOLDER POLICY    (FOLDER holds model.safetensors, model.pt, node_pack.py, slip.py)
        workload.py FOLDER           for test_needs.py
 
 It imports torch and all the rest under Landlock and the bootstrap filter, locks down with POLICY, and goes
@@ -282,6 +282,14 @@ def memory_mapped_files(folder: Path) -> None:
     with open(os.dup(os.open(path, os.O_RDONLY))) as file:
         assert not os.get_inheritable(file.fileno())
         assert os.pread(file.fileno(), 6, 0) == b"import"
+
+
+@job
+def a_slip_of_the_pen(folder: Path) -> None:
+    with pytest.raises(SyntaxError) as caught:
+        import slip  # type: ignore[import-not-found]  # noqa: F401
+    assert caught.value.filename == str(folder / "slip.py")
+    assert "half" in str(caught.value.text)  # its line was read once more, to be quoted
 
 
 @job

@@ -16,6 +16,7 @@ class Worker:
     def __init__(self, index=0):
         self.index = index
         self.lost = False
+        self.arena = None
         self.dropped_objects = []
         self.busy = False
         self.active = True

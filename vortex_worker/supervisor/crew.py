@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from vortex_worker.ipc import protocol
 from vortex_worker.supervisor.deathwatch import DeathWatch
 from vortex_worker.supervisor.denials import Denials
 from vortex_worker.supervisor.inbox import Inbox
+from vortex_worker.supervisor.job import refuse_in_callback
 from vortex_worker.supervisor.jobs import Jobs
 from vortex_worker.supervisor.launcher import Launcher
 from vortex_worker.supervisor.link import Stage, WorkerLink
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vortex_worker")
 
+_FORKED = "this process was forked from the one that opened the fabric: open another here"
 _LOOK, _LOOKS = 0.0002, 20  # s between looks at whether a worker is really dying, and how often
 
 
@@ -76,6 +79,8 @@ class Crew:
         self._settled = False  # as many workers take jobs as are wanted, and nobody has come or gone since
         #: Whether the fabric is being closed, or is.
         self.closing = False
+        #: Whether this is a copy, in a process that the program forked.
+        self.forked_off = False
         self._close_lock = threading.Lock()
         self.loop = asyncio.new_event_loop()
         self.loop.set_exception_handler(self._unexpected)
@@ -104,6 +109,7 @@ class Crew:
             FabricClosed, LaunchError: it never will.
             TimeoutError: not within ``timeout`` s.
         """
+        refuse_in_callback("wait for workers")
         with self.lock:
             if not self.changed.wait_for(lambda: self.over or ready(self.links()), timeout):
                 raise TimeoutError(f"workers are not ready after {timeout} s")
@@ -167,6 +173,8 @@ class Crew:
 
     def check_open(self) -> None:
         """Raise FabricClosed or LaunchError if no job can run any more."""
+        if self.forked_off:
+            raise FabricClosed(_FORKED)
         if self.closing:
             raise FabricClosed("the fabric is closed")
         if self._broken:
@@ -432,9 +440,7 @@ class Crew:
         Idempotent: whoever calls it later, or beside, returns when all is done; one that was
         interrupted may be called again.
         """
-        me = threading.current_thread()
-        if me is self._thread or any(link.reader == me.ident for link in self.links()):
-            raise RuntimeError("a fabric can't be closed from a job's callback: it waits for that to end")
+        refuse_in_callback("close a fabric")
         with self._close_lock:
             if self._thread.is_alive():
                 self._end_all()
@@ -446,6 +452,27 @@ class Crew:
                 self.call(self.loop.stop)
                 self._thread.join()
                 self.inbox.close()
+
+    def leave_to_parent(self) -> None:
+        """In a process that was just forked: all this is the parent's. Takes no lock, for one may have been held.
+
+        Its workers must not live for our sake, nor hear from us: we keep none of its sockets.
+        """
+        self.forked_off = self.closing = True
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for link in list(self._links.values()):
+            for fd in (
+                link.fileno(),
+                link.process.log_fd,
+                link.process.pidfd,
+                link.listener.fd if link.listener else -1,
+            ):
+                if fd >= 0:
+                    os.dup2(nothing, fd, inheritable=False)  # not closed: its number is still somebody's here
+        if self._nursery is not None:
+            self._nursery.leave_to_parent(nothing)
+        os.close(nothing)
+        self.jobs.leave_to_parent(FabricClosed(_FORKED))
 
     def _end_all(self) -> None:
         with self.lock:

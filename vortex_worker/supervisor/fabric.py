@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from vortex_worker.config import HEARTBEAT_MS, LOG_LEVELS, MAX_FRAME, WorkerConfig
-from vortex_worker.errors import ConfigError, VortexError
+from vortex_worker.errors import ConfigError, FabricClosed, VortexError
 from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
 from vortex_worker.sandbox.learning import Lessons
@@ -77,7 +77,8 @@ class Fabric:
         stall_timeout: seconds in which a running node must report progress, or its worker is killed; 0: any.
         start_timeout: seconds that a worker has to become ready.
         preload: jobs as ``(op_type, params)`` that each worker runs before it is ready, such as the loading of a
-            model. Running the same job later costs nothing then, and what it made can be used in every worker.
+            model. Running the same job later costs nothing then, and what it made can be used in every worker. Tensors
+            among it are one memory for all who ask: don't write to them.
         zygote: fork workers from a process that has imported torch, in milliseconds; False: start each
             from scratch, in seconds.
         allow_unsandboxed: also run where the kernel lacks a layer of the sandbox. Unsafe.
@@ -234,11 +235,15 @@ class Fabric:
         attended: bool = False,
         question: int = 0,
     ) -> Job:
+        if self._crew.forked_off:
+            self._crew.check_open()
         tensors: list[tuple[TensorHandle, Any]] = []
         refs: list[ObjectRef] = []
 
         def place(value: Any) -> TensorHandle | ObjectRef:
             if isinstance(value, ObjectRef):
+                if value.arena is not self._memory.arena:
+                    raise ValueError(f"{value!r} is another fabric's: objects are used where they were made")
                 refs.append(value)
                 return value
             placed: tuple[TensorHandle, Any] = self._client.place(self._memory.arena, value, self._memory.allocate)
@@ -250,15 +255,17 @@ class Fabric:
         work = work if question else self._crew.preloads.find(work)
         job = Job(self._crew.jobs.next_id(), op_type, self._crew.jobs.cancel, self._crew.jobs.attend)
         task = Task(job, work, deadline=monotonic_deadline(deadline), retries=retries, priority=whole(priority))
-        for observer in self._observers:
-            observer(job)
         try:
+            for observer in self._observers:
+                observer(job)
             self._crew.jobs.submit(task, attended=attended, block=block, timeout=timeout)
         except VortexError as error:
             job._end(None, error)  # its observers alone know of it
             raise
-        except BaseException:  # Ctrl-C: a worker may have got it, and nobody else knows of it
+        except BaseException as error:  # Ctrl-C: a worker may have got it, and nobody else knows of it
             job.cancel()
+            if job.attempts == 0:  # an observer raised
+                job._end(None, FabricClosed(f"it was not submitted: {error!r}"))
             raise
         return job
 
@@ -437,7 +444,12 @@ class Fabric:
         self._crew.jobs.drain(timeout)
 
     def close(self) -> None:
-        """End all jobs and workers. Tensors that you still hold stay valid. Idempotent."""
+        """End all jobs and workers. Tensors that you still hold stay valid. Idempotent.
+
+        In a process that was forked from the one that opened it, it does nothing.
+        """
+        if self._crew.forked_off:
+            return
         self._crew.close()
         self._results.clear()
         self._memory.close()
@@ -450,6 +462,14 @@ class Fabric:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _forked() -> None:
+    for fabric in list(_open_fabrics):
+        fabric._crew.leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 @atexit.register

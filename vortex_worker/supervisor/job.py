@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from vortex_worker.supervisor.outputs import Outputs, Stored
 
 log = logging.getLogger("vortex_worker")
+_here = threading.local()  # calling: whether this thread runs a job's callback
+_FOREVER = threading.TIMEOUT_MAX  # s
 
 
 class JobState(Enum):
@@ -91,8 +93,20 @@ class Job:
         self._cancel(self)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for its end, ``timeout`` seconds at most. Returns whether it has ended."""
-        if self._runner is not None and not self.done() and (timeout is None or timeout > 0):
+        """Wait for its end, ``timeout`` seconds at most. Returns whether it has ended.
+
+        Raises:
+            RuntimeError: in a callback of a job, and it has not ended.
+            ValueError: a time-out that is no time.
+        """
+        if self.done():
+            return True
+        refuse_in_callback("wait for a job")
+        if timeout is not None:
+            if timeout != timeout:
+                raise ValueError("timeout is nan: it takes seconds")
+            timeout = min(timeout, _FOREVER)
+        if self._runner is not None and (timeout is None or timeout > 0):
             begun = time.monotonic()
             self._attend(self, timeout)
             if timeout is not None:
@@ -165,12 +179,36 @@ class Job:
             self._call(callback)
         return True
 
+    def _abandon(self, error: VortexError) -> None:
+        """``_end``, in a process that was just forked: whoever held our lock is not here."""
+        self._guard = threading.Lock()
+        self._callbacks = []
+        self._end(None, error)
+
     def _call(self, callback: Callable[[Job], None]) -> None:
-        """The caller's code, in our thread: its bug is told, and is nobody else's."""
+        """The caller's code, in whatever thread we are in: its bug is told, and is nobody else's."""
+        outer, _here.calling = getattr(_here, "calling", False), True
         try:
             callback(self)
-        except Exception:
+        except KeyboardInterrupt:
+            if threading.current_thread() is threading.main_thread():
+                raise  # Ctrl-C, which has nothing to do with it
             log.exception("a callback of %r raised", self)
+        except BaseException:  # also SystemExit: it would end the thread that every job depends on
+            log.exception("a callback of %r raised", self)
+        finally:
+            _here.calling = outer
+
+
+def in_callback() -> bool:
+    """Whether this thread runs a job's callback. Jobs may depend on its end."""
+    return getattr(_here, "calling", False)
+
+
+def refuse_in_callback(what: str) -> None:
+    """Raises RuntimeError in a job's callback: ``what`` could wait for the callback itself."""
+    if in_callback():
+        raise RuntimeError(f"a job's callback can't {what}: it might wait for itself. Let another thread do it")
 
 
 def monotonic_deadline(seconds: float | None) -> int:

@@ -27,7 +27,7 @@ from vortex_worker.errors import (
 )
 from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
-from vortex_worker.supervisor.job import Job, JobState, Progress, Timings
+from vortex_worker.supervisor.job import Job, JobState, Progress, Timings, in_callback, refuse_in_callback
 from vortex_worker.supervisor.objects import ObjectRef
 from vortex_worker.supervisor.outputs import Outputs, Stored
 from vortex_worker.supervisor.recovery import exhausted, explain_death
@@ -74,7 +74,8 @@ class Jobs:
             QueueFull: the queue is full, and stayed so for ``timeout`` s (at once unless ``block``).
         """
         with self._lock:
-            if not self._has_room() and not self._room.wait_for(self._has_room, timeout if block else 0):
+            may_wait = block and not in_callback()  # for it would wait for itself
+            if not self._has_room() and not self._room.wait_for(self._has_room, timeout if may_wait else 0):
                 raise QueueFull(f"{self._limit} jobs wait already")
             self._crew.check_open()
             if self._draining:
@@ -114,8 +115,14 @@ class Jobs:
         if link is not None:
             self._crew.inbox.attend(link, job, timeout)
 
+    def leave_to_parent(self, error: VortexError) -> None:
+        """In a process that was just forked: nobody here will hear of a job's end."""
+        for task in list(self._tasks.values()):
+            task.job._abandon(error)
+
     def drain(self, timeout: float | None) -> None:
         """Take no more jobs, and wait until those there are have ended. TimeoutError: they have not."""
+        refuse_in_callback("drain a fabric")
         with self._lock:
             self._draining = True
             self._changed.notify_all()
@@ -213,8 +220,8 @@ class Jobs:
         if message.preview is not None:
             preview = Stored.receive(message.preview, task.work, link, self._arena)
         task.job._report(Progress(message.step, message.total, protocol.printable(message.message, 1000)), preview)
-        if preview is not None:
-            self._crew.release(link)  # the one before, if nobody looks at it
+        if link.lease.dropped:
+            self._crew.release(link)  # previews that nobody looks at any more: else the next find no place
 
     def take_result(self, link: WorkerLink, message: protocol.JobResult) -> None:
         """End the job of a worker.

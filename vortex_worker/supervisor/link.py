@@ -65,6 +65,7 @@ class WorkerLink:
         self.config = config
         self.process = process
         self.lease = lease
+        self.arena = arena
         self.slot = Slot(arena, index)
         self.slot.clear()
         self.stage = Stage.LAUNCHED

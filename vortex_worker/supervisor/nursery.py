@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -190,6 +191,16 @@ class Nursery:
             if number in self._sent:
                 _discard(self._sent.pop(number))
             self._launcher.not_born(order.slot, order.lease, "there is no zygote")
+
+    def leave_to_parent(self, nothing: int) -> None:
+        """In a process that was just forked: put ``nothing`` in the place of every descriptor."""
+        zygote = self._zygote
+        fds = [] if zygote is None else [zygote.fileno(), zygote.pidfd, zygote.log_fd]
+        for channels in list(self._sent.values()):
+            fds += [channels.socket.fileno(), channels.its_socket.fileno(), channels.log, channels.its_log]
+        for fd in fds:
+            if fd >= 0:
+                os.dup2(nothing, fd, inheritable=False)
 
     def kill(self) -> None:
         """End it, for good. Any thread."""

@@ -17,7 +17,7 @@ class ObjectRef:
     worker drop the object.
     """
 
-    __slots__ = ("__weakref__", "_guest", "_home", "_id", "lineage", "path", "type")
+    __slots__ = ("__weakref__", "_guest", "_home", "_id", "arena", "lineage", "path", "type")
 
     def __init__(self, home: WorkerLink, object_id: int, type: str) -> None:
         #: Its port type, such as "MODEL".
@@ -25,6 +25,8 @@ class ObjectRef:
         #: The work that made it, and where in its outputs it is.
         self.lineage: Work | None = None
         self.path: tuple[str | int, ...] = ()
+        #: Its fabric's: to another it means nothing.
+        self.arena = home.arena
         self._home: WorkerLink | None = home
         self._id = object_id
         self._guest = False  # it is its worker's own, made in advance: not ours to drop
