@@ -251,3 +251,12 @@ def processes_with(marker):
             except OSError:
                 pass  # it ended meanwhile, or is not ours
     return found
+
+
+def test_a_script_beside_a_workflow_is_no_custom_node(tmp_path):
+    """Found by a first user: their own programs were loaded as nodes, or kept workers from starting."""
+    path = workflow(tmp_path)
+    (tmp_path / "mine.py").write_text("import time\ntime.sleep(1000)\n")
+    done = vortex("run", path, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "did not load" not in done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -128,9 +129,17 @@ def _parse_setting(text: str) -> tuple[str, Any]:
 
 
 def _own_folder(workflow: str) -> tuple[str, ...]:
-    """The workflow's folder, if there are Python files beside it: its custom nodes."""
-    folder = os.path.dirname(os.path.abspath(workflow))
-    return (folder,) if any(name.endswith(".py") for name in os.listdir(folder)) else ()
+    """The workflow's folder, if a Python file beside it declares nodes: its custom nodes."""
+    folder = Path(workflow).resolve().parent
+    return (str(folder),) if any(_declares_nodes(path) for path in sorted(folder.glob("*.py"))) else ()
+
+
+def _declares_nodes(path: Path) -> bool:
+    try:
+        text = path.read_text("utf-8", "replace")
+    except OSError:
+        return False
+    return "AbstractExecutor" in text or "NODE_CLASS_MAPPINGS" in text
 
 
 def _report_plugins(fabric: Fabric, console: Console) -> None:
