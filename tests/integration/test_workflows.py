@@ -340,6 +340,42 @@ def test_a_latent_file_that_lies_is_refused(fabric, data, said):
         fabric.run("LoadLatent", params={"data": data})
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("secret.txt", "no image's"), (".hidden.png", "hidden"), (".dot/in.png", "hidden"), ("way/in.png", "hidden"),
+        ("fifo", "no regular file"), ("sub", "Is a directory"), ("../in.png", "under"), (".", "under"), ("", "under"),
+        ("a\0b", "such a name"), ("\ud800", "such a name"), ("a" * 5000, "can't be read"),
+    ],
+)  # fmt: skip
+def test_no_other_file_is_sent_to_a_worker(fabric, tmp_path, name, said):
+    path = picture(tmp_path)
+    (tmp_path / "secret.txt").write_text("BM secret")
+    for folder in (".dot", "sub"):
+        (tmp_path / folder).mkdir()
+    for copy in (".hidden.png", ".dot/in.png"):
+        (tmp_path / copy).write_bytes((tmp_path / "in.png").read_bytes())
+    (tmp_path / "way").symlink_to(".dot")
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(ValidationError, match=said):
+        fabric.run_workflow(path, output_dir=tmp_path / "out", settings={"1.image": name})
+
+
+def test_only_a_safetensors_file_is_sent_as_a_latent(fabric, tmp_path):
+    (tmp_path / "w.json").write_text(json.dumps({"1": {"class_type": "LoadLatent", "inputs": {"latent": "x"}}}))
+    for data in (b"", b"secret of some length", (9).to_bytes(8, "little") + b"{}", (4).to_bytes(8, "little") + b"{:1}"):
+        (tmp_path / "x").write_bytes(data)
+        with pytest.raises(ValidationError, match="no latent's"):
+            fabric.run_workflow(tmp_path / "w.json")
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
+def test_every_form_of_picture_is_read(fabric, tmp_path, form):
+    path = picture(tmp_path)
+    Image.new("RGB", (6, 4)).save(tmp_path / "any", format=form)
+    assert fabric.run_workflow(path, outputs=["1"], settings={"1.image": "any"}).values["1"]["image"].shape[1] == 4
+
+
 @pytest.mark.parametrize("prefix", ["../x", "/tmp/x", "a//b", ".hidden", "a/../../b", "x\0y", ""])
 def test_pictures_are_written_below_the_output_folder_only(fabric, tmp_path, prefix):
     path = picture(tmp_path, value=70)
