@@ -383,13 +383,16 @@ def test_pictures_are_written_below_the_output_folder_only(fabric, tmp_path, pre
         fabric.run_workflow(path, output_dir=tmp_path / "out", settings={"3.filename_prefix": prefix})
 
 
-def test_a_link_in_the_output_folder_leads_nowhere(fabric, tmp_path):
+@pytest.mark.parametrize("elsewhere", ["elsewhere", "out-too"])
+@pytest.mark.parametrize("prefix", ["sub/x", "sub/new/x"])
+def test_a_link_in_the_output_folder_leads_nowhere(fabric, tmp_path, elsewhere, prefix):
     (tmp_path / "out").mkdir()
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "out" / "sub").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / elsewhere).mkdir()
+    (tmp_path / "out" / "sub").symlink_to(tmp_path / elsewhere)
+    path = picture(tmp_path, value=71)
     with pytest.raises(ValidationError, match="leads out of"):
-        fabric.run_workflow(picture(tmp_path, value=71), output_dir=tmp_path / "out")
-    assert list((tmp_path / "elsewhere").iterdir()) == []
+        fabric.run_workflow(path, output_dir=tmp_path / "out", settings={"3.filename_prefix": prefix})
+    assert list((tmp_path / elsewhere).iterdir()) == []
 
 
 def test_gigantic_dimensions_are_refused_and_the_worker_lives_on(fabric):

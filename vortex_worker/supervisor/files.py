@@ -127,9 +127,9 @@ def new_files(prefix: str, suffix: str, place: Place, width: int = 0, height: in
         )
     path = os.path.join(place.output_dir, *parts)
     folder = os.path.dirname(path)
-    os.makedirs(folder, exist_ok=True)
-    if not os.path.realpath(folder).startswith(os.path.realpath(place.output_dir)):
+    if not _lies_in(os.path.realpath(folder), os.path.realpath(place.output_dir)):  # links that are there are followed
         raise ValidationError(f"filename_prefix is {prefix!r}: it leads out of {place.output_dir}")
+    os.makedirs(folder, exist_ok=True)
     number = 0
     while True:
         number += 1
