@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from vortex_worker.cli.changes import Changes
+
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-P", "-m", "vortex_worker"]
 SMALL = {
@@ -251,3 +253,14 @@ def processes_with(marker):
             except OSError:
                 pass  # it ended meanwhile, or is not ours
     return found
+
+
+def test_a_folder_that_has_gone_is_a_change_like_any_other(tmp_path):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    changes = Changes(workflow(folder), [str(folder)])
+    shutil.rmtree(folder)
+    assert changes.wait() is False
+    folder.mkdir()
+    (folder / "nodes.py").touch()
+    assert changes.wait() is True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 
 _PAUSE = 0.3  # s between looks: a person saves a file, and looks up
@@ -45,7 +46,8 @@ class Changes:
 
     def _files(self) -> Iterator[str]:
         """The workflow's folder itself, for what it names; custom nodes with all below them."""
-        yield from (entry.path for entry in os.scandir(self._folder) if entry.is_file())
+        with suppress(OSError), os.scandir(self._folder) as entries:  # one that has gone is empty
+            yield from (entry.path for entry in entries if entry.is_file())
         for root in self._nodes:
             for folder, inner, files in os.walk(root):
                 inner[:] = [name for name in inner if name != "__pycache__" and not name.startswith(".")]
