@@ -255,6 +255,16 @@ def processes_with(marker):
     return found
 
 
+@pytest.mark.parametrize(("kind", "status"), [("EmptyLatentImage", 1), ("\x1b[31m", 2)])
+def test_what_a_workflow_names_does_not_steer_the_terminal(tmp_path, kind, status):
+    sizes = {"width": 16384, "height": 16384, "batch_size": 4096}  # more than there is room for
+    path = workflow(tmp_path, {"\x1b[31ma": {"class_type": kind, "inputs": sizes}})
+    done = vortex("run", path, cwd=tmp_path)
+    assert done.returncode == status, done.stderr
+    assert "node \\x1b[31ma" in done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+
+
 def test_a_folder_that_has_gone_is_a_change_like_any_other(tmp_path):
     folder = tmp_path / "gone"
     folder.mkdir()

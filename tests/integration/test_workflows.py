@@ -218,6 +218,8 @@ def test_a_packs_own_check_is_told_before_anything_runs(fabric):
     with pytest.raises(WorkflowError, match="node pick: 3 is odd") as caught:
         fabric.run_workflow(workflow)
     assert caught.value.node_errors["pick"]["errors"][0]["type"] == "custom_validation_failed"
+    with pytest.raises(WorkflowError, match=r"node pick: 9 is odd\\x1b\[31m$"):
+        fabric.run_workflow(workflow, settings={"pick.even": 9})
 
 
 # ------------------------------------------------------------------------------------- files
