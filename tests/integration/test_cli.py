@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from vortex_worker.cli.changes import Changes
+
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-P", "-m", "vortex_worker"]
 SMALL = {
@@ -260,3 +262,36 @@ def test_a_script_beside_a_workflow_is_no_custom_node(tmp_path):
     done = vortex("run", path, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "did not load" not in done.stderr
+
+
+@pytest.mark.parametrize(("kind", "status"), [("EmptyLatentImage", 1), ("\x1b[31m", 2)])
+def test_what_a_workflow_names_does_not_steer_the_terminal(tmp_path, kind, status):
+    sizes = {"width": 16384, "height": 16384, "batch_size": 4096}  # more than there is room for
+    path = workflow(tmp_path, {"\x1b[31ma": {"class_type": kind, "inputs": sizes}})
+    done = vortex("run", path, cwd=tmp_path)
+    assert done.returncode == status, done.stderr
+    assert "node \\x1b[31ma" in done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_a_folder_that_has_gone_is_a_change_like_any_other(tmp_path):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    changes = Changes(workflow(folder), [str(folder)])
+    shutil.rmtree(folder)
+    assert changes.wait() is False
+    folder.mkdir()
+    (folder / "nodes.py").touch()
+    assert changes.wait() is True
+
+
+def test_what_the_workflow_does_not_name_is_not_watched(tmp_path):
+    """Found by a first user: a log beside the workflow made it run for ever."""
+    path = workflow(tmp_path, {"1": {"class_type": "LoadImage", "inputs": {"image": "cat.png"}}})
+    (tmp_path / "cat.png").touch()
+    changes = Changes(path, [])
+    (tmp_path / "watch.log").write_text("more")
+    before = dict(changes._last)
+    assert changes._now() == before
+    (tmp_path / "cat.png").write_bytes(b"1")
+    assert changes._now() != before

@@ -75,6 +75,20 @@ def test_a_slot_that_names_another_process_is_not_believed(fabric, tmp_path):
         os.pwrite(arena, bytes(64), at)
 
 
+def test_a_fifo_among_shared_memory_holds_nobody_up(fabric, tmp_path):
+    fifo = Path(f"/dev/shm/vortex-test-{os.getpid()}")
+    os.mkfifo(fifo)
+    try:
+        held = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)  # nobody writes: to open it once more would block
+        try:
+            done = subprocess.run(TOP, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+        finally:
+            os.close(held)
+    finally:
+        fifo.unlink()
+    assert str(os.getpid()) in done.stdout
+
+
 def test_looking_leaves_nothing_open(fabric):
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):

@@ -218,6 +218,8 @@ def test_a_packs_own_check_is_told_before_anything_runs(fabric):
     with pytest.raises(WorkflowError, match="node pick: 3 is odd") as caught:
         fabric.run_workflow(workflow)
     assert caught.value.node_errors["pick"]["errors"][0]["type"] == "custom_validation_failed"
+    with pytest.raises(WorkflowError, match=r"node pick: 9 is odd\\x1b\[31m$"):
+        fabric.run_workflow(workflow, settings={"pick.even": 9})
 
 
 # ------------------------------------------------------------------------------------- files
@@ -340,6 +342,42 @@ def test_a_latent_file_that_lies_is_refused(fabric, data, said):
         fabric.run("LoadLatent", params={"data": data})
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("secret.txt", "no image's"), (".hidden.png", "hidden"), (".dot/in.png", "hidden"), ("way/in.png", "hidden"),
+        ("fifo", "no regular file"), ("sub", "Is a directory"), ("../in.png", "under"), (".", "under"), ("", "under"),
+        ("a\0b", "such a name"), ("\ud800", "such a name"), ("a" * 5000, "can't be read"),
+    ],
+)  # fmt: skip
+def test_no_other_file_is_sent_to_a_worker(fabric, tmp_path, name, said):
+    path = picture(tmp_path)
+    (tmp_path / "secret.txt").write_text("BM secret")
+    for folder in (".dot", "sub"):
+        (tmp_path / folder).mkdir()
+    for copy in (".hidden.png", ".dot/in.png"):
+        (tmp_path / copy).write_bytes((tmp_path / "in.png").read_bytes())
+    (tmp_path / "way").symlink_to(".dot")
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(ValidationError, match=said):
+        fabric.run_workflow(path, output_dir=tmp_path / "out", settings={"1.image": name})
+
+
+def test_only_a_safetensors_file_is_sent_as_a_latent(fabric, tmp_path):
+    (tmp_path / "w.json").write_text(json.dumps({"1": {"class_type": "LoadLatent", "inputs": {"latent": "x"}}}))
+    for data in (b"", b"secret of some length", (9).to_bytes(8, "little") + b"{}", (4).to_bytes(8, "little") + b"{:1}"):
+        (tmp_path / "x").write_bytes(data)
+        with pytest.raises(ValidationError, match="no latent's"):
+            fabric.run_workflow(tmp_path / "w.json")
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
+def test_every_form_of_picture_is_read(fabric, tmp_path, form):
+    path = picture(tmp_path)
+    Image.new("RGB", (6, 4)).save(tmp_path / "any", format=form)
+    assert fabric.run_workflow(path, outputs=["1"], settings={"1.image": "any"}).values["1"]["image"].shape[1] == 4
+
+
 @pytest.mark.parametrize("prefix", ["../x", "/tmp/x", "a//b", ".hidden", "a/../../b", "x\0y", ""])
 def test_pictures_are_written_below_the_output_folder_only(fabric, tmp_path, prefix):
     path = picture(tmp_path, value=70)
@@ -347,13 +385,16 @@ def test_pictures_are_written_below_the_output_folder_only(fabric, tmp_path, pre
         fabric.run_workflow(path, output_dir=tmp_path / "out", settings={"3.filename_prefix": prefix})
 
 
-def test_a_link_in_the_output_folder_leads_nowhere(fabric, tmp_path):
+@pytest.mark.parametrize("elsewhere", ["elsewhere", "out-too"])
+@pytest.mark.parametrize("prefix", ["sub/x", "sub/new/x"])
+def test_a_link_in_the_output_folder_leads_nowhere(fabric, tmp_path, elsewhere, prefix):
     (tmp_path / "out").mkdir()
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "out" / "sub").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / elsewhere).mkdir()
+    (tmp_path / "out" / "sub").symlink_to(tmp_path / elsewhere)
+    path = picture(tmp_path, value=71)
     with pytest.raises(ValidationError, match="leads out of"):
-        fabric.run_workflow(picture(tmp_path, value=71), output_dir=tmp_path / "out")
-    assert list((tmp_path / "elsewhere").iterdir()) == []
+        fabric.run_workflow(path, output_dir=tmp_path / "out", settings={"3.filename_prefix": prefix})
+    assert list((tmp_path / elsewhere).iterdir()) == []
 
 
 def test_gigantic_dimensions_are_refused_and_the_worker_lives_on(fabric):

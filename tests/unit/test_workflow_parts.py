@@ -100,6 +100,20 @@ def test_a_result_that_was_written_to_is_forgotten(tmp_path):
     assert results.get(b"g") is None
 
 
+def test_a_container_that_was_changed_is_not_what_is_kept():
+    results, tensor = Results(100), torch.zeros(4)
+    given = {"x": {"samples": tensor}, "many": Items([1, (2, [3])]), "ui": {"mean": [0.5]}}
+    results.put(b"a", given, [])
+    for _ in range(2):
+        given["x"]["samples"] = "other"
+        given["many"][1][1].clear()
+        given["ui"]["mean"][0] = 777
+        given, _ = results.get(b"a")
+        assert given == {"x": {"samples": tensor}, "many": [1, (2, [3])], "ui": {"mean": [0.5]}}
+        assert given["x"]["samples"] is tensor
+        assert type(given["many"]) is Items
+
+
 def png(*chunks):
     made = embedded.SIGNATURE
     for kind, body in chunks:

@@ -1,14 +1,18 @@
-"""What ``--watch`` waits for: a change of the workflow, of files beside it, or of custom nodes."""
+"""What ``--watch`` waits for: a change of the workflow, of files that it names, or of custom nodes."""
 
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 
 _PAUSE = 0.3  # s between looks: a person saves a file, and looks up
 _SETTLE = 0.1  # s without another change until a file counts as written
+_STRING = re.compile(r'"([^"\\\x00]{1,255})"')
+_LARGEST = 4 << 20  # characters of a workflow that are looked through
 _MOST = 2000  # files looked at: more would be a folder that was not meant
 
 
@@ -16,7 +20,7 @@ class Changes:
     """Looks at times and sizes; a change that comes and goes between two looks is none."""
 
     def __init__(self, workflow: str, custom_nodes: Iterable[str]) -> None:
-        self._folder = os.path.dirname(os.path.abspath(workflow))
+        self._workflow = os.path.abspath(workflow)
         self._nodes = tuple(custom_nodes)
         self._last = self._now()
 
@@ -44,8 +48,13 @@ class Changes:
         return found
 
     def _files(self) -> Iterator[str]:
-        """The workflow's folder itself, for what it names; custom nodes with all below them."""
-        yield from (entry.path for entry in os.scandir(self._folder) if entry.is_file())
+        """The workflow, whatever beside or below it one of its strings names, and custom nodes with all below them."""
+        yield self._workflow
+        with suppress(OSError), open(self._workflow, encoding="utf-8", errors="replace") as file:  # it may have gone
+            for name in set(_STRING.findall(file.read(_LARGEST))):
+                path = os.path.join(os.path.dirname(self._workflow), name)
+                if os.path.isfile(path):
+                    yield path
         for root in self._nodes:
             for folder, inner, files in os.walk(root):
                 inner[:] = [name for name in inner if name != "__pycache__" and not name.startswith(".")]

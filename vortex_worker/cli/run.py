@@ -16,9 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from vortex_worker.cli import EXIT_FAILED, EXIT_USAGE
 from vortex_worker.cli.changes import Changes
 from vortex_worker.errors import ConfigError, JobError, VortexError, WorkflowError
+from vortex_worker.ipc.protocol import printable
 from vortex_worker.supervisor.fabric import Fabric
 from vortex_worker.supervisor.graph import Graph
 from vortex_worker.supervisor.workflow import WorkflowResult
+
+_MAX_NAME, _MAX_TEXT = 100, 1 << 20  # letters of a node's id; of all that is wrong with a workflow
 
 
 def run_command(
@@ -183,12 +186,14 @@ def _fail(
         print(json.dumps({"ok": False, "error": details}, default=str), flush=True)
         return status
     where = (
-        f" at node {escape(error.details['node'])}" if isinstance(error, JobError) and "node" in error.details else ""
+        f" at node {escape(printable(error.details['node'], _MAX_NAME))}"
+        if isinstance(error, JobError) and "node" in error.details
+        else ""
     )
     console.print(f"[bold red]{what}{where}[/]")
-    console.print(str(error), markup=False, highlight=False)
+    console.print(printable(str(error), _MAX_TEXT), markup=False, highlight=False)
     if isinstance(error, JobError) and "traceback" in error.details:
-        console.print(error.details["traceback"], markup=False, highlight=False, style="dim")
+        console.print(printable(error.details["traceback"]), markup=False, highlight=False, style="dim")
     return status
 
 
@@ -197,7 +202,7 @@ def _show(console: Console, result: WorkflowResult) -> None:
     enforced = all(worker["sandbox"]["enforced"] for worker in result.workers)
     learning = any(worker["sandbox"]["learning"] for worker in result.workers)
     for file in result.files:
-        console.print(f"wrote [bold]{escape(file)}[/]", highlight=False)
+        console.print(f"wrote [bold]{escape(printable(file))}[/]", highlight=False)
     state = "[green]sandboxed[/] by " + ", ".join(sorted(layers)) if enforced else "[bold red]NOT sandboxed[/]"
     if learning:
         state = "[bold red]NOT sandboxed: learning[/]"
@@ -236,7 +241,7 @@ class _Bars:
         if self._starting is not None:
             self._progress.remove_task(self._starting)
             self._starting = None
-        self._bars[node] = self._progress.add_task(escape(f"{node} {class_type}"[:32]), total=1)
+        self._bars[node] = self._progress.add_task(escape(printable(f"{node} {class_type}")[:32]), total=1)
 
     def node_progress(self, node: str, step: int, total: int) -> None:
         self._progress.update(self._bars[node], completed=step, total=max(total, 1))

@@ -9,6 +9,7 @@ descends from the one that owns the arena, and the memory and the time it takes 
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -63,13 +64,15 @@ def look() -> list[FabricView]:
 
 def _read(pid: int, fd: int) -> FabricView | None:
     try:
-        arena = os.open(f"/proc/{pid}/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        arena = os.open(f"/proc/{pid}/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return None  # it ended meanwhile
     try:
+        status = os.fstat(arena)
+        if not stat.S_ISREG(status.st_mode):
+            return None
         read_header(arena)
         slots = read_slots(arena)
-        status = os.fstat(arena)
     except (OSError, ConfigError):
         return None  # other shared memory
     finally:
@@ -97,7 +100,7 @@ def _arenas_of(pid: int) -> Iterator[tuple[int, tuple[int, int]]]:
             if os.readlink(path).startswith(_NAMES):
                 status = os.stat(path)
                 inode = (status.st_dev, status.st_ino)
-                if inode not in seen:
+                if inode not in seen and stat.S_ISREG(status.st_mode):  # to open a FIFO could take for ever
                     seen.add(inode)
                     yield int(name), inode
     except OSError:

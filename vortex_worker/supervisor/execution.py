@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vortex_worker.errors import JobError, OOMSoft, OutOfArena, Problem, WorkflowError
+from vortex_worker.ipc.protocol import printable
 from vortex_worker.supervisor.lists import gathered, is_spread, spread
 from vortex_worker.supervisor.signature import signatures
 from vortex_worker.supervisor.workflow import WorkflowResult
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from vortex_worker.supervisor.workflow import Observer
 
 _UI = "ui"  # the output of a pack's node that is for an editor
+_MOST_TEXTS, _MOST_LETTERS = 20, 1000  # that a pack's node says of what is wrong with it
 _ALWAYS = float("nan")  # what a node says that changes each time: equal to nothing
 
 
@@ -158,9 +160,14 @@ class Execution:
 
     def _raise_problems(self, answers: Mapping[str, Any]) -> None:
         problems = [
-            Problem(key, str(text), "custom_validation_failed", class_type=self._graph.nodes[key].class_type)
+            Problem(
+                key,
+                printable(str(text), _MOST_LETTERS),
+                "custom_validation_failed",
+                class_type=self._graph.nodes[key].class_type,
+            )
             for key, texts in answers.items()
-            for text in (texts if isinstance(texts, list) else [texts])
+            for text in (texts[:_MOST_TEXTS] if isinstance(texts, list) else [texts])
         ]
         if problems:
             raise WorkflowError(problems)

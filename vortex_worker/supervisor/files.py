@@ -6,8 +6,10 @@ are plain numbers by then, and writes them here.
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,8 +17,10 @@ from typing import Any, BinaryIO
 
 from vortex_worker.errors import ValidationError
 from vortex_worker.executor.ports import OpSpec
+from vortex_worker.ipc.protocol import printable
 
 _MAX_FILE = 15 << 20  # 15 MiB: what a control frame carries
+_OPENING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY  # a FIFO doesn't block
 _PART = re.compile(r"[\w\-][\w\-. ]{0,99}")  # of a prefix, between slashes
 
 
@@ -43,24 +47,66 @@ class ClientNode:
     finish: Callable[[Mapping[str, Any], Mapping[str, Any], Place], list[str]] | None = None
 
 
-def read_input(kind: str, name: str, place: Place) -> bytes:
+def read_input(kind: str, name: str, place: Place, is_one: Callable[[bytes], bool]) -> bytes:
     """A file's content, from below the input folder. ComfyUI's ``cat.png [input]`` is ``cat.png``.
 
+    The name may be a worker's, and what is read goes to one: so it has to be what ``is_one`` takes for a ``kind``.
+
     Raises:
-        ValidationError: it isn't there, lies elsewhere, or is too large.
+        ValidationError: it isn't there, lies elsewhere, is hidden, of another kind, or too large.
     """
+    shown = printable(repr(name), 500)
     bare = name.removesuffix("[input]").rstrip()
-    path = os.path.realpath(os.path.join(place.input_dir, bare))
-    if not path.startswith(os.path.realpath(place.input_dir) + os.sep):
-        raise ValidationError(f"{kind} is {name!r}: it takes a file under {place.input_dir}")
+    folder = os.path.realpath(place.input_dir)
     try:
-        size = os.path.getsize(path)
-        if size > _MAX_FILE:
-            raise ValidationError(f"{kind} {name!r} has {size} bytes: at most {_MAX_FILE} are read")
-        with open(path, "rb") as file:
-            return file.read(_MAX_FILE + 1)
+        path = os.path.realpath(os.path.join(folder, bare))
+    except ValueError:  # a null byte, half a character
+        raise ValidationError(f"{kind} is {shown}: no file has such a name") from None
+    if path == folder or not _lies_in(path, folder):
+        raise ValidationError(f"{kind} is {shown}: it takes a file under {place.input_dir}")
+    if any(part.startswith(".") for part in os.path.relpath(path, folder).split(os.sep)):
+        raise ValidationError(f"{kind} is {shown}: hidden files and folders aren't read")
+    try:
+        with open(path, "rb", opener=lambda path, _: os.open(path, _OPENING)) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ValidationError(f"{kind} {shown} can't be read: it is no regular file")
+            if status.st_size > _MAX_FILE:
+                raise ValidationError(f"{kind} {shown} has {status.st_size} bytes: at most {_MAX_FILE} are read")
+            data = file.read(_MAX_FILE + 1)
     except OSError as error:
-        raise ValidationError(f"{kind} {name!r} can't be read: {error.strerror}") from None
+        raise ValidationError(f"{kind} {shown} can't be read: {error.strerror}") from None
+    if not is_one(data):
+        raise ValidationError(f"{kind} {shown} is not sent to a worker: its content is no {kind}'s")
+    return data
+
+
+def is_image(data: bytes) -> bool:
+    """Whether it begins as a PNG, JPEG, GIF, TIFF, WebP or BMP file does."""
+    if data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a")):
+        return True
+    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return True
+    if data.startswith(b"RIFF"):
+        return data[8:12] == b"WEBP"
+    # Two letters are little to go by: the size of the header behind the file's is one of few.
+    return data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in (12, 40, 52, 56, 64, 108, 124)
+
+
+def is_safetensors(data: bytes) -> bool:
+    """Whether it begins with a header of safetensors: its length, and an object of JSON."""
+    length = int.from_bytes(data[:8], "little")
+    if not 2 <= length <= len(data) - 8 or data[8:9] != b"{":
+        return False
+    try:
+        return isinstance(json.loads(data[8 : 8 + length]), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    """Of two real paths, whether one is the other or below it."""
+    return os.path.commonpath([path, folder]) == folder
 
 
 def new_files(prefix: str, suffix: str, place: Place, width: int = 0, height: int = 0) -> Iterator[BinaryIO]:
@@ -81,9 +127,9 @@ def new_files(prefix: str, suffix: str, place: Place, width: int = 0, height: in
         )
     path = os.path.join(place.output_dir, *parts)
     folder = os.path.dirname(path)
-    os.makedirs(folder, exist_ok=True)
-    if not os.path.realpath(folder).startswith(os.path.realpath(place.output_dir)):
+    if not _lies_in(os.path.realpath(folder), os.path.realpath(place.output_dir)):  # links that are there are followed
         raise ValidationError(f"filename_prefix is {prefix!r}: it leads out of {place.output_dir}")
+    os.makedirs(folder, exist_ok=True)
     number = 0
     while True:
         number += 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vortex_worker.errors import ValidationError
 from vortex_worker.executor.ports import OpSpec, Param, Port
-from vortex_worker.supervisor.files import ClientNode, Place, new_files, read_input
+from vortex_worker.supervisor.files import ClientNode, Place, is_image, new_files, read_input
 
 if TYPE_CHECKING:
     from PIL.Image import Exif, Image
@@ -20,7 +20,7 @@ _SUFFIX = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 
 def _read(params: Mapping[str, Any], place: Place) -> dict[str, Any]:
     rest = {name: value for name, value in params.items() if name not in ("image", "upload")}
-    return {"data": read_input("image", params["image"], place), **rest}
+    return {"data": read_input("image", params["image"], place, is_image), **rest}
 
 
 def _save(inputs: Mapping[str, Any], params: Mapping[str, Any], place: Place) -> list[str]:

@@ -8,11 +8,11 @@ from typing import Any
 
 from vortex_worker.errors import ValidationError
 from vortex_worker.executor.ports import OpSpec, Param, Port
-from vortex_worker.supervisor.files import ClientNode, Place, new_files, read_input
+from vortex_worker.supervisor.files import ClientNode, Place, is_safetensors, new_files, read_input
 
 
 def _read(params: Mapping[str, Any], place: Place) -> dict[str, Any]:
-    return {"data": read_input("latent", params["latent"], place)}
+    return {"data": read_input("latent", params["latent"], place, is_safetensors)}
 
 
 def _save(inputs: Mapping[str, Any], params: Mapping[str, Any], place: Place) -> list[str]:

@@ -2,6 +2,7 @@
 
 Bounded in bytes and in number, the least recently used go first; all go when memory is short. An entry is
 given out only while everything in it is as it was: objects in their workers, files on disk, tensors unwritten.
+Lists and dicts are copied in and out, for whoever has one may change it; tensors are not.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Results:
                 self._drop(signature)
                 return None
             self._entries.move_to_end(signature)
-            return dict(entry.outputs), [file.path for file in entry.files]
+            return _copied(entry.outputs), [file.path for file in entry.files]
 
     def put(self, signature: bytes, outputs: Mapping[str, Any], files: list[str]) -> None:
         """Keep a node's outputs, unless they are larger than all that may be kept."""
@@ -84,7 +85,7 @@ class Results:
         with self._lock:
             if signature in self._entries:
                 self._drop(signature)
-            self._entries[signature] = _Entry(dict(outputs), written, nbytes, _versions(leaves))
+            self._entries[signature] = _Entry(_copied(dict(outputs)), written, nbytes, _versions(leaves))
             self._bytes += nbytes
             while self._bytes > self._limit or len(self._entries) > _MOST:
                 self._drop(next(iter(self._entries)))
@@ -106,6 +107,15 @@ def _holds(entry: _Entry) -> bool:
     if any(isinstance(leaf, ObjectRef) and leaf.home is None and not leaf.everywhere for leaf in leaves):
         return False  # gone with its worker: whoever asks makes it anew, with what it depends on
     return _versions(leaves) == entry.versions and all(file.stands() for file in entry.files)
+
+
+def _copied(value: Any) -> Any:
+    """The same leaves in containers of their own."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_copied, value))
+    return value
 
 
 def _leaves(value: Any) -> Iterator[Any]:

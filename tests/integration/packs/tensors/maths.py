@@ -91,7 +91,7 @@ class Pick:
 
     @classmethod
     def VALIDATE_INPUTS(cls, even):
-        return True if even % 2 == 0 else f"{even} is odd"
+        return True if even % 2 == 0 else f"{even} is odd" + "\x1b[31m" * (even == 9)
 
     async def pick(self, size, even):
         return ([size, even],)
