@@ -371,6 +371,30 @@ def test_only_a_safetensors_file_is_sent_as_a_latent(fabric, tmp_path):
             fabric.run_workflow(tmp_path / "w.json")
 
 
+@pytest.mark.parametrize("value", [5, ["a"], {"a": 1}, None])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("LoadImage", "image"), ("LoadImageMask", "channel"), ("LoadLatent", "latent"), ("SaveLatent", "samples"),
+        ("SaveImage", "images"), ("SaveImage", "filename_prefix"), ("SaveImage", "format"), ("SaveImage", "quality"),
+        ("SaveAnimatedWEBP", "fps"), ("PreviewImage", "images"),
+    ],
+)  # fmt: skip
+def test_what_a_node_gives_for_a_file_is_checked(fabric, tmp_path, kind, name, value):
+    value = 5000 if name in ("quality", "fps") and value == 5 else value
+    inputs = {"images": ["1", 0]} if kind in ("SaveImage", "SaveAnimatedWEBP") else {}
+    inputs |= {"image": "in.png"} if kind == "LoadImageMask" else {}
+    workflow = {
+        "1": PICTURE["1"],
+        "2": {"class_type": "PackSwitch", "inputs": {"yes": value, "no": value}},
+        "3": {"class_type": kind, "inputs": inputs | {name: ["2", 0]}},
+    }
+    with pytest.raises(ValidationError, match=f"{kind}: (input|parameter) '{name}' is ") as caught:
+        fabric.run_workflow(picture(tmp_path, workflow), output_dir=tmp_path / "out", outputs=["3"])
+    assert caught.value.details["node"] == "3"
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
 def test_every_form_of_picture_is_read(fabric, tmp_path, form):
     path = picture(tmp_path)

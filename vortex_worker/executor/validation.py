@@ -88,6 +88,17 @@ def prepare(
     return ready, settings
 
 
+def linked_problems(spec: OpSpec, linked: Mapping[str, Any]) -> list[str]:
+    """What is wrong with some of a node's values: those that other nodes gave."""
+    problems = []
+    for name, value in linked.items():
+        if (port := spec.known_ports.get(name)) and (problem := port_problem(port, value)):
+            problems.append(f"input {problem}")
+        elif (param := spec.known_params.get(name)) and (problem := param_problem(param, value)):
+            problems.append(f"parameter {problem}")
+    return problems
+
+
 def _each(value: Any, problem_of: Callable[[Any], str | None], about: str) -> list[str]:
     """What is wrong with the items of a list, where a node takes lists."""
     if not isinstance(value, list):

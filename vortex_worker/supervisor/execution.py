@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from vortex_worker.errors import JobError, OOMSoft, OutOfArena, Problem, WorkflowError
+from vortex_worker.errors import JobError, OOMSoft, OutOfArena, Problem, ValidationError, WorkflowError
+from vortex_worker.executor.validation import linked_problems
 from vortex_worker.ipc.protocol import printable
 from vortex_worker.supervisor.lists import gathered, is_spread, spread
 from vortex_worker.supervisor.signature import signatures
@@ -238,6 +239,8 @@ class Execution:
         each = spread(spec, given)
         if self._observer:
             self._observer.node_started(node.id, node.class_type)
+        if client is not None:
+            self._check_linked(node, each)
         if client is not None and self._is_told_late(node):
             each = [client.prepare(self._defaults(node) | item, self._place) for item in each]
         if client is not None and client.finish is not None:
@@ -246,6 +249,15 @@ class Execution:
             self._submit(node.id, _Runs(each, spread=is_spread(spec, given)))
         else:
             self._complete(node, "", 0.0, gathered(spec, [], spread=True), [])
+
+    def _check_linked(self, node: Node, each: list[dict[str, Any]]) -> None:
+        """Refuse what other nodes gave a client node, where it isn't what that takes: no worker checks it."""
+        spec = self._specs[node.class_type]
+        for given in each:
+            linked = {name: value for name, value in given.items() if name in node.links}
+            if problems := linked_problems(spec, linked):
+                details = {"node": node.id, "class_type": node.class_type}
+                raise ValidationError(f"{spec.name}: " + "; ".join(problems), details, problems=problems)
 
     def _output_name(self, source: str, slot: int) -> str:
         return self._specs[self._graph.nodes[source].class_type].outputs[slot].name
