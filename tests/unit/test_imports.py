@@ -36,7 +36,10 @@ MAY_IMPORT = {
     "examples": {"executor"},
     "observe": {"supervisor", "errors"},
     "bench": {"bench", "supervisor", "ipc", "bridge", "_core", "sandbox", "config", "errors", "executor"},
-    "cli": {"cli", "bench", "supervisor", "shm", "sandbox", "_core", "errors", "executor.ports", "executor.validation"},
+    "cli": {
+        "cli", "bench", "supervisor", "shm", "sandbox", "_core", "errors", "executor.ports", "executor.validation",
+        "ipc.protocol",
+    },
 }  # fmt: skip
 MAY_IMPORT_TORCH = {"bridge", "device", "executor", "bench", "examples"}
 
