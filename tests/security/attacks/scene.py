@@ -38,6 +38,8 @@ from vortex_worker._core.arena import Arena
 from vortex_worker.errors import JobError, LaunchError, WorkerLost
 from vortex_worker.supervisor import memory, zygote
 from vortex_worker.supervisor.crew import Crew
+from vortex_worker.supervisor.launcher import Launcher
+from vortex_worker.supervisor.link import WorkerLink
 from vortex_worker.supervisor.memory import Lease, WorkerBlock
 from vortex_worker.supervisor.process import WorkerProcess
 from vortex_worker.supervisor.rest import Rest
@@ -157,10 +159,16 @@ class Scene:
                 put(Lease, "collect", lambda lease: lease.dropped.clear() or [])
                 put(memory.Memory, "restore", lambda memory: None)
                 # A start that fails is the configuration's fault, also when others have succeeded.
-                stack.callback(delattr, Crew, "_proven")
-                Crew._proven = property(lambda crew: False, lambda crew, value: None)  # type: ignore[assignment]
+                stack.callback(delattr, Launcher, "_proven")
+                Launcher._proven = property(lambda it: False, lambda it, value: None)  # type: ignore[assignment]
                 put(WorkerProcess, "stopped", lambda process: True)
-                put(WorkerProcess, "exiting", lambda process: True)
+                look_closer = Crew._on_sign_of_death
+
+                def believe(crew: Crew, link: WorkerLink, looks: int = 0) -> None:
+                    link.process.exiting = lambda: True  # type: ignore[method-assign]
+                    look_closer(crew, link, looks)
+
+                put(Crew, "_on_sign_of_death", believe)
             yield
 
     # ---- attacks
