@@ -13,6 +13,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -35,6 +36,7 @@ from sandbox_child import Outcome, run
 
 import vortex_worker as vw
 from vortex_worker._core.arena import Arena
+from vortex_worker.config import WorkerConfig
 from vortex_worker.errors import JobError, LaunchError, WorkerLost
 from vortex_worker.supervisor import memory, zygote
 from vortex_worker.supervisor.crew import Crew
@@ -158,6 +160,9 @@ class Scene:
                 put(Lease, "admit", lambda lease, handle: WorkerBlock(lease, handle.offset))
                 put(Lease, "collect", lambda lease: lease.dropped.clear() or [])
                 put(memory.Memory, "restore", lambda memory: None)
+                # And workers look in the header for where data is, instead of being told.
+                told = WorkerConfig.to_env
+                put(WorkerConfig, "to_env", lambda config: told(replace(config, shm_data=0)))
                 # A start that fails is the configuration's fault, also when others have succeeded.
                 stack.callback(delattr, Launcher, "_proven")
                 Launcher._proven = property(lambda it: False, lambda it, value: None)  # type: ignore[assignment]
