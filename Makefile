@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
+# Tests that fork the process they are in: it should have seen little.
+FORKING := tests/unit tests/security/test_matrix.py
+
 SOURCES := $(shell git ls-files csrc proto vortex_worker examples/digits examples/meson.build meson.build meson.options 2>/dev/null)
 
 .PHONY: help demo test test-c test-python count count-update bench compare wheel wheel-twice docs lint clean
@@ -31,7 +34,8 @@ count-update: $(VENV)/.installed  ## keep what they are now
 	@PATH="$(CURDIR)/$(BIN):$$PATH" ninja -C builddir count-update
 
 test-python: $(VENV)/.installed
-	@$(BIN)/pytest
+	@$(BIN)/pytest $(FORKING)
+	@$(BIN)/pytest $(FORKING:%=--ignore=%)
 
 bench: $(VENV)/.installed  ## measure this machine
 	@$(BIN)/python -m vortex_worker.bench

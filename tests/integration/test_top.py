@@ -22,16 +22,19 @@ def fabric():
         yield fabric.wait_ready()
 
 
-def ours(tmp_path):
+def ours(fabric, tmp_path):
+    """What it tells of ``fabric``: this process may have others."""
     done = subprocess.run([*TOP, "--json"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
-    (found,) = [fabric for fabric in json.loads(line)["fabrics"] if fabric["pid"] == os.getpid()]
+    pids = {worker["pid"] for worker in fabric.workers()}
+    told = [each for each in json.loads(line)["fabrics"] if each["pid"] == os.getpid()]
+    (found,) = [each for each in told if pids & {worker["pid"] for worker in each["workers"]}]
     return found
 
 
 def test_idle_workers(fabric, tmp_path):
-    found = ours(tmp_path)
+    found = ours(fabric, tmp_path)
     assert {w["pid"] for w in found["workers"]} == {w["pid"] for w in fabric.workers()}
     for worker in found["workers"]:
         assert worker["state"] == "idle"
@@ -48,7 +51,7 @@ def test_a_running_job_its_progress_and_the_table_for_people(fabric, tmp_path):
     try:
         while job.progress.step < 1:
             assert not job.wait(0.01), job.exception()
-        (busy,) = [worker for worker in ours(tmp_path)["workers"] if worker["state"] == "busy"]
+        (busy,) = [worker for worker in ours(fabric, tmp_path)["workers"] if worker["state"] == "busy"]
         assert (busy["job"], busy["step"], busy["steps"]) == (job.id, 1, 2)
         assert busy["pid"] in {worker["pid"] for worker in fabric.workers()}
         assert busy["activity_per_s"] > 0
@@ -65,7 +68,7 @@ def test_a_slot_that_names_another_process_is_not_believed(fabric, tmp_path):
     at = 64 + 64 * 200  # a slot of nobody's, as a hostile worker could write it
     os.pwrite(arena, struct.pack("<iIQ", 1, 99, 7), at)
     try:
-        (liar,) = [worker for worker in ours(tmp_path)["workers"] if worker["slot"] == 200]
+        (liar,) = [worker for worker in ours(fabric, tmp_path)["workers"] if worker["slot"] == 200]
         assert liar["pid"] is None
         assert liar["state"] == "unknown (99)"
         assert liar["memory_bytes"] == 0
