@@ -79,7 +79,7 @@ int vw_landlock_restrict(const vw_landlock_rule *rules, size_t count, int abi_li
   *failed = SIZE_MAX;
   int abi = vw_landlock_abi();
   if (abi == 0) return -ENOSYS;
-  int threads = vw_thread_count();
+  int threads = vw_settled_thread_count();
   if (threads != 1) return threads < 0 ? threads : -EBUSY; /* the others would stay free */
   /* Asked here, since with CAP_SYS_ADMIN the kernel would not insist. */
   if (prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1) return -EPERM;

@@ -9,6 +9,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Newer than some headers; the numbers are the same on every architecture. */
@@ -27,6 +28,17 @@ int vw_thread_count(void) {
   if (stat("/proc/self/task", &status) < 0) return -errno;
   if (status.st_nlink < 3) return -ENOSYS; /* ".", ".." and one a thread, else it is no Linux /proc */
   return (int)(status.st_nlink - 2);
+}
+
+/* The kernel counts a thread until it is done with it, a moment after everybody else has seen it end: on a busy
+   machine that moment can be a millisecond. One that stays is no such thread. */
+int vw_settled_thread_count(void) {
+  int threads = vw_thread_count();
+  for (int looks = 0; threads > 1 && looks < 100; looks++) {
+    nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL); /* 1 ms */
+    threads = vw_thread_count();
+  }
+  return threads;
 }
 
 static bool kept(const vw_isolation *wanted, int fd) {
@@ -126,7 +138,7 @@ int vw_isolate(const vw_isolation *wanted, vw_step *failed) {
   int rc;
 
   *failed = VW_STEP_THREADS;
-  int threads = vw_thread_count();
+  int threads = vw_settled_thread_count();
   if (threads != 1) return threads < 0 ? threads : -EBUSY;
 
   *failed = VW_STEP_DESCRIPTORS;

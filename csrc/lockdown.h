@@ -41,6 +41,8 @@ const char *vw_step_name(vw_step step);
 
 /* Threads of this process, from /proc: 1 or more, or -errno. */
 int vw_thread_count(void);
+/* The same, once threads that have ended are no longer counted: waits 0.1 s at most for there to be one. */
+int vw_settled_thread_count(void);
 
 #define VW_FILTER_MOST 4096u /* BPF_MAXINSNS */
 
