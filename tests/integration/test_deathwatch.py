@@ -2,16 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 from conftest import SETTINGS, started, until
 
 import vortex_worker as vw
 from vortex_worker._core import deathwatch
-from vortex_worker.supervisor.process import Channels, WorkerProcess
 
 pytestmark = pytest.mark.skipif(not deathwatch.supported(), reason="futex_waitv needs Linux 5.16")
 
@@ -122,28 +118,3 @@ def test_a_worker_that_hides_its_death_is_found_by_the_pidfd(fabric):
     os.kill(victim, signal.SIGKILL)
     assert fabric.run("Identity", {"tensor": 7}, retries=1) == {"tensor": 7}
     until(lambda: victim not in {link.process.pid for link in fabric._crew.links()})
-
-
-def test_a_killed_process_is_known_to_end_before_it_has_had_a_cpu_to_end_on():
-    """On a busy machine that can take milliseconds, in which its job would wait."""
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
-    try:
-        for process in busy:
-            os.sched_setaffinity(process.pid, {min(os.sched_getaffinity(0))})
-        time.sleep(0.1)
-        victim = busy[0]
-        channels = Channels()
-        worker = WorkerProcess(victim.pid, os.pidfd_open(victim.pid), channels)
-        assert not worker.exiting()
-        assert not worker.stopped()
-        victim.send_signal(signal.SIGKILL)
-        assert worker.exiting()
-        victim.wait()
-        assert worker.exiting()
-        worker.close()
-        os.close(worker.socket_fd)
-        channels.close_its()
-    finally:
-        for process in busy:
-            process.kill()
-            process.wait()

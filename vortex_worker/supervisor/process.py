@@ -33,7 +33,6 @@ _PIDFD_GET_INFO = 0xC040FF0B
 _PIDFD_INFO_SIZE = 64
 _PIDFD_INFO_EXIT = 1 << 3
 _PF_EXITING = 4  # <linux/sched.h>
-_SIGKILL = 1 << (signal.SIGKILL - 1)  # in a set of signals
 _DESCRIPTORS = 4  # of a worker in this process: socket, log, pidfd, listener of its filter
 _SPARE_DESCRIPTORS = 128  # beside those that are open: workers on their way, and the program's own
 _SEND_BUFFER = 1 << 20  # bytes: a submit of ordinary size never waits for the worker to read
@@ -165,15 +164,9 @@ class WorkerProcess:
         return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
 
     def exiting(self) -> bool:
-        """Whether the kernel ends it (proc(5), stat: state, PF_EXITING among the flags, SIGKILL among what is pending).
-
-        A fatal signal of any kind leaves SIGKILL pending in each thread, which on a busy machine it first has to get
-        a CPU for, to end. Nobody can take that back.
-        """
+        """Whether the kernel has begun to end it (proc(5), stat: state, and PF_EXITING among the flags)."""
         fields = self._stat()
-        if not fields or fields[0] in (b"Z", b"X"):
-            return True
-        return bool(int(fields[6]) & _PF_EXITING or int(fields[28]) & _SIGKILL)
+        return not fields or fields[0] in (b"Z", b"X") or bool(int(fields[6]) & _PF_EXITING)
 
     def stopped(self) -> bool:
         """Whether it was stopped (SIGSTOP, a debugger), or hangs in the kernel."""
