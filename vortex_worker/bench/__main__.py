@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -73,6 +74,7 @@ def bench(quick: bool, only: str, long_too: bool, json_file: IO[str] | None, plo
     console = Console(stderr=True)
     results: dict[str, Result] = {}
     skipped: dict[str, str] = {}
+    failed: dict[str, str] = {}
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         for key in wanted:
@@ -81,6 +83,8 @@ def bench(quick: bool, only: str, long_too: bool, json_file: IO[str] | None, plo
                 results[key] = KEYS[key](quick)
             except Skipped as why:
                 skipped[key] = str(why)
+            except Exception as error:  # the minutes that the others took are not lost with it
+                failed[key] = "".join(traceback.format_exception(error))
             progress.remove_task(task)
     if json_file:
         data = json.dumps(
@@ -90,6 +94,7 @@ def bench(quick: bool, only: str, long_too: bool, json_file: IO[str] | None, plo
                 "confession": machine.confession(about, quick),
                 "results": {key: result.as_dict() for key, result in results.items()},
                 "skipped": skipped,
+                "failed": failed,
             },
             indent=2, ensure_ascii=False,
         )  # fmt: skip
@@ -99,6 +104,10 @@ def bench(quick: bool, only: str, long_too: bool, json_file: IO[str] | None, plo
     if plot is not None:
         for file in _plotting().draw(results, about, Path(plot)):
             console.print(f"wrote {file}", highlight=False, markup=False)
+    for key, why in failed.items():
+        console.print(f"{key} failed: {why}", style="red", highlight=False, markup=False)
+    if failed:
+        raise click.exceptions.Exit(1)
 
 
 def _plotting() -> Any:
