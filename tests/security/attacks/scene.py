@@ -182,6 +182,7 @@ class Scene:
         """Run one attack in a worker, see what it did, run an honest job, and make all as it was."""
         self.fabric.wait_ready(30)
         self._crew = self._processes()
+        self._settle()
         before, footprint = self._look(), witness.footprint(self._crew["worker"])
         endless = case.effect == "endless"
         deadline = None if endless and DEADLINE in self.off else _DEADLINE if endless else 60.0
@@ -227,6 +228,19 @@ class Scene:
             error = error or WorkerLost(f"after it: {bad}")
         blind = {key for key in before if before[key] is None}
         return Report(effects, blind, answer["won"], answer["refused"], error)
+
+    def _settle(self) -> None:
+        """Wait until the worker has warmed up: it goes on with that when it is ready, until its first job comes."""
+        worker = self._crew["worker"]
+        before, end = self._seen(worker), time.monotonic() + _PATIENCE
+        while time.monotonic() < end:
+            time.sleep(0.05)
+            if (now := self._seen(worker)) == before:
+                return
+            before = now
+
+    def _seen(self, worker: int) -> tuple[Any, ...]:
+        return witness.mappings(worker), witness.footprint(worker)
 
     def _processes(self) -> dict[str, int]:
         while len(links := self.fabric.workers() + self.fabric.standbys()) < 2:
