@@ -40,7 +40,8 @@ def spans():
 def provider(spans):
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(spans))
-    return provider
+    yield provider
+    provider.shutdown()  # or it lives to the end, and starts a thread in each process that a later test forks
 
 
 @pytest.fixture(scope="module")

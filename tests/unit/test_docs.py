@@ -1,5 +1,6 @@
 """The documents are true: examples run, offsets and field numbers are the code's, links lead somewhere."""
 
+import gc
 import re
 import subprocess
 import sys
@@ -41,6 +42,8 @@ def test_the_examples_run(name, tmp_path, monkeypatch):
         for module in set(sys.modules) - modules:
             if str(getattr(sys.modules[module], "__file__", "")).startswith(str(tmp_path)):
                 del sys.modules[module]
+        # A tracer provider that lives on in a cycle would start a thread in each process that a later test forks.
+        gc.collect()
 
 
 def test_every_python_block_of_executors_is_marked():
