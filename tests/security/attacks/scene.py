@@ -91,6 +91,7 @@ class Scene:
     def __init__(self, off: frozenset[str], root: Path) -> None:
         self.off = off
         self.broken = False  # beyond repair: take another
+        self._settled = 0  # the last worker that was seen to have warmed up
         self._own = contextlib.ExitStack()
         self._secret, self._mark = secrets.token_hex(16), secrets.token_hex(4)
         self._root = root
@@ -232,6 +233,9 @@ class Scene:
     def _settle(self) -> None:
         """Wait until the worker has warmed up: it goes on with that when it is ready, until its first job comes."""
         worker = self._crew["worker"]
+        if worker == self._settled:
+            return
+        self._settled = worker
         before, end = self._seen(worker), time.monotonic() + _PATIENCE
         while time.monotonic() < end:
             time.sleep(0.05)
