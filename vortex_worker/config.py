@@ -9,7 +9,8 @@
                               which other workers can write
 ``VORTEX_WORKER_ID``          a name for logs and the handshake
 ``VORTEX_LOG_LEVEL``          ``debug``, ``info``, ``warning``, ``error``
-``VORTEX_SECCOMP_POLICY``     execute-stage policy: ``execute``, ``strict``, ``cuda``, or a TOML file
+``VORTEX_SECCOMP_POLICY``     execute-stage policy: ``execute``, ``strict``, ``cuda``, or a TOML file; unset:
+                              ``cuda`` with an NVIDIA card, else ``execute``
 ``VORTEX_CUSTOM_NODES``       folders of custom nodes, separated by ``:``
 ``VORTEX_MODELS``             folders that nodes may read, separated by ``:``
 ``VORTEX_MODULES``            modules to import before lockdown, separated by ``:``
@@ -28,9 +29,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vortex_worker.errors import ConfigError
 
@@ -51,7 +54,7 @@ class WorkerConfig:
     shm_data: int = 0
     worker_id: str = "worker"
     log_level: str = "info"
-    seccomp_policy: str = "execute"
+    seccomp_policy: str = ""
     custom_nodes: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
@@ -64,6 +67,19 @@ class WorkerConfig:
     landlock_abi: int = 0
     name_denials: bool = False
     allow_unsandboxed: bool = False
+
+    @property
+    def has_card(self) -> bool:
+        """Whether the worker is to compute on an NVIDIA card."""
+        return self.device.startswith("cuda")
+
+    def settled(self) -> WorkerConfig:
+        """With what depends on the machine filled in: what ``auto`` is here, and the policy for it."""
+        device = self.device
+        if device == "auto" and sys.platform == "linux":
+            device = "cuda" if _has_card() else "cpu"
+        settled = replace(self, device=device)
+        return replace(settled, seccomp_policy=self.seccomp_policy or ("cuda" if settled.has_card else "execute"))
 
     @property
     def socket_fd(self) -> int:
@@ -99,7 +115,7 @@ class WorkerConfig:
             shm_data=env.number("VORTEX_SHM_DATA", 0, 0, 1 << 62, "an offset in bytes"),
             worker_id=env.text("VORTEX_WORKER_ID", f"worker-{os.getpid()}", "a name"),
             log_level=env.choice("VORTEX_LOG_LEVEL", "info", LOG_LEVELS),
-            seccomp_policy=env.text("VORTEX_SECCOMP_POLICY", "execute", "a policy's name or file"),
+            seccomp_policy=env.text("VORTEX_SECCOMP_POLICY", "", "a policy's name or file"),
             custom_nodes=env.folders("VORTEX_CUSTOM_NODES"),
             models=env.folders("VORTEX_MODELS"),
             modules=env.modules("VORTEX_MODULES"),
@@ -143,6 +159,15 @@ class WorkerConfig:
         if self.shm_data:
             env["VORTEX_SHM_DATA"] = str(self.shm_data)
         return env
+
+
+def _has_card() -> bool:
+    """Whether there is an NVIDIA card, and a torch that was built for it. Imports nothing: torch takes a second."""
+    if not os.path.exists("/dev/nvidiactl"):
+        return False
+    torch = importlib.util.find_spec("torch")
+    folder = os.path.dirname(torch.origin or "") if torch else ""
+    return os.path.exists(os.path.join(folder, "lib", "libtorch_cuda.so"))
 
 
 class _Reader:

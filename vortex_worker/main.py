@@ -43,6 +43,7 @@ EXIT_NO_SANDBOX = 4
 
 def live(config: WorkerConfig, log: Logger) -> int:
     """One worker's life. Returns its exit status."""
+    config = config.settled()
     sandbox = Sandbox(config)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # a node's print is a line of the log
     descriptors = sandbox.isolate()  # S0: descriptors, session, capabilities, rlimits, no_new_privs

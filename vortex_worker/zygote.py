@@ -85,7 +85,9 @@ class Zygote:
         control, arena, log = fds
         with contextlib.suppress(ConfigError):  # which the child meets again, and tells
             config = WorkerConfig.from_env(order["config"] | {"VORTEX_SOCKET": "fd:0", "VORTEX_SHM_FD": "0"})
-            programs(config.seccomp_policy, config.name_denials, config.wxorx)  # compiled once, for all
+            programs(
+                config.seccomp_policy, config.name_denials, config.wxorx, config.has_card
+            )  # compiled once, for all
             readable((*config.models, *config.custom_nodes))
         try:
             pid = os.fork()

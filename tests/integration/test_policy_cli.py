@@ -33,7 +33,7 @@ def test_show_tells_every_line_and_its_reason():
 def test_show_of_an_unknown_policy_names_those_there_are():
     done = run("policy", "show", "exceute")
     assert done.returncode == 2
-    assert "there are bootstrap, cuda, execute, handover, strict" in " ".join(done.stderr.split())
+    assert "there are bootstrap, cuda, cuda_start, execute, handover, strict" in " ".join(done.stderr.split())
 
 
 def test_lint_takes_a_good_policy(tmp_path):

@@ -15,7 +15,7 @@ from vortex_worker.sandbox.policy_file import CONSTANTS
 
 pytestmark = pytest.mark.skipif(not seccomp.available(), reason="this build has no libseccomp")
 
-NAMES = ("bootstrap", "execute", "strict", "cuda")
+NAMES = ("bootstrap", "execute", "strict", "cuda", "cuda_start")
 PID = 4242
 NUMBERS = range(1024)  # today's calls end below 500; the rest is what later kernels may add
 

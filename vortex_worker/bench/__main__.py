@@ -104,8 +104,8 @@ def bench(quick: bool, only: str, long_too: bool, json_file: IO[str] | None, plo
     if plot is not None:
         for file in _plotting().draw(results, about, Path(plot)):
             console.print(f"wrote {file}", highlight=False, markup=False)
-    for key, why in failed.items():
-        console.print(f"{key} failed: {why}", style="red", highlight=False, markup=False)
+    for key, what in failed.items():
+        console.print(f"{key} failed: {what}", style="red", highlight=False, markup=False)
     if failed:
         raise click.exceptions.Exit(1)
 

@@ -140,7 +140,7 @@ def store(arena: Arena, tensor: torch.Tensor, allocate: Callable[[int], tuple[in
 
     One ``memcpy`` when it is contiguous on the CPU, one strided copy when it isn't. From a GPU, one
     asynchronous copy, at full speed into a lease that ``pinned.pin`` has registered, which has ended
-    before this returns (written to CUDA's and torch's documentation; not run on a GPU yet).
+    before this returns.
 
     Args:
         allocate: gives ``(offset, owner)`` of memory for so many bytes.

@@ -92,8 +92,7 @@ def seed_anew() -> None:
 
     # Not torch.seed(), which notes a stack for each kind of device that could come one day: 3 ms.
     torch.default_generator.seed()
-    if torch.cuda.is_available():
-        torch.cuda.seed_all()
+    # CUDA's generators when its context is made (cuda.warm_up): so much as asking for a card starts a thread.
     if torch.backends.mps.is_available():
         torch.mps.seed()
     numpy.random.seed(numpy.frombuffer(os.urandom(32), numpy.uint32))

@@ -1,7 +1,8 @@
-"""NVIDIA GPUs through torch. Written to torch's documentation; not run on hardware yet."""
+"""NVIDIA GPUs through torch."""
 
 from __future__ import annotations
 
+import os
 import sys
 
 from vortex_worker.device import Device, message_of
@@ -36,12 +37,28 @@ def devices() -> list[Device]:
 
 
 def warm_up(device: Device) -> None:
-    """Make the context and run the first kernels."""
+    """Make the context, run the first kernels, and load every library that others would load in a job.
+
+    Before lockdown: after it, no device file can be opened and no library be mapped.
+    """
     import torch
 
+    # What it compiles is kept in memory: there is no home to write it to.
+    os.environ["CUDA_CACHE_DISABLE"] = "1"
+    os.environ["USE_PYTORCH_KERNEL_CACHE"] = "0"
+    torch.cuda.set_device(device.torch_device)
+    torch.cuda.seed_all()
     with torch.inference_mode():
-        square = torch.ones(128, 128, device=device.torch_device)
-        _ = square @ square
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            square = torch.ones(128, 128, device=device.torch_device, dtype=dtype)
+            _ = square @ square  # cuBLAS
+            image = torch.ones(1, 8, 16, 16, device=device.torch_device, dtype=dtype)
+            _ = torch.nn.functional.conv2d(image, torch.ones(8, 8, 3, 3, device=device.torch_device, dtype=dtype))
+            heads = torch.ones(1, 2, 64, 64, device=device.torch_device, dtype=dtype)
+            _ = torch.nn.functional.scaled_dot_product_attention(heads, heads, heads)
+        square = torch.eye(8, device=device.torch_device)
+        _ = torch.linalg.inv(square)  # cuSOLVER, in a library of its own
+        _ = torch.fft.fft2(square)
     torch.cuda.synchronize(device.torch_device)
 
 

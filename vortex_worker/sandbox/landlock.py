@@ -47,7 +47,16 @@ SYSTEM_PATHS = (
 )
 
 _NVIDIA_DEVICES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia[0-9]*")
-_NVIDIA_TOLD = ("/proc/driver/nvidia", "/sys/module/nvidia", "/sys/bus/pci/devices")
+#: Where the driver and the kernel tell of cards, of the device files' numbers, and of memory and which is near a card.
+_NVIDIA_TOLD = (
+    "/proc/driver/nvidia",
+    "/proc/devices",
+    "/proc/sys/vm/mmap_min_addr",
+    "/sys/module/nvidia",
+    "/sys/bus/pci/drivers/nvidia/*:*",
+    "/sys/devices/system/memory/block_size_bytes",
+    "/sys/devices/system/node",
+)
 
 #: Opening these would open (nearly) everything, so no configured path may be one of them.
 _TOO_MUCH = ("/", "/dev", "/etc", "/home", "/proc", "/root", "/run", "/sys", "/tmp", "/usr", "/var")
@@ -73,12 +82,14 @@ def readonly_rules(extra_paths: Iterable[str | os.PathLike[str]] = ()) -> list[t
 
 
 def device_rules() -> list[tuple[bytes, int]]:
-    """NVIDIA's device files, for reading, writing and ioctl, and where its driver tells of itself.
+    """NVIDIA's device files, for reading, writing and ioctl, where its driver tells of itself, and its libraries.
 
-    For a worker of a ``cuda`` device only. Not run on hardware.
+    For a worker of a ``cuda`` device only.
     """
     devices = [path for pattern in _NVIDIA_DEVICES for path in sorted(glob.glob(pattern))]
-    told = [path for path in _NVIDIA_TOLD if os.path.exists(path)]
+    libraries = [path for path in os.environ.get("LD_LIBRARY_PATH", "").split(":") if os.path.isabs(path)]
+    told = _outermost([os.path.realpath(path) for pattern in _NVIDIA_TOLD for path in sorted(glob.glob(pattern))])
+    told += [real for path in libraries if os.path.isdir(path) and not _too_wide(real := os.path.realpath(path))]
     return [
         *((os.fsencode(path), READ_FILE | WRITE_FILE | IOCTL_DEV) for path in devices),
         *((os.fsencode(path), _rights(path)) for path in told),

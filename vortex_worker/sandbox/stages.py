@@ -88,7 +88,7 @@ class Sandbox:
         # system calls that no filter here allows; and there is nothing of a worker's in a home.
         os.environ["HOME"] = "/nonexistent"
         if seccomp.available():
-            self._programs = programs(config.seccomp_policy, config.name_denials, config.wxorx)
+            self._programs = programs(config.seccomp_policy, config.name_denials, config.wxorx, config.has_card)
         else:
             self._do_without()
         descriptors = _open_descriptors(config)
@@ -120,7 +120,7 @@ class Sandbox:
             )
         if abi:
             rules = readable((*config.models, *config.custom_nodes))
-            if config.device.startswith("cuda"):
+            if config.has_card:
                 rules = [*rules, *landlock.device_rules()]
             with self._layer("landlock"):
                 self._report.landlock_abi = lockdown.landlock_restrict(rules)
@@ -217,11 +217,11 @@ def readable(folders: tuple[str, ...]) -> list[tuple[bytes, int]]:
 
 
 @functools.cache  # a zygote compiles them before it forks
-def programs(policy: str, name_denials: bool, wxorx: bool = False) -> Programs:
+def programs(policy: str, name_denials: bool, wxorx: bool = False, card: bool = False) -> Programs:
     """The filters of start-up and of jobs, for the policy of that name or file.
 
     With ``wxorx``, that of jobs lets no memory become executable; the one of start-up, which loads extension
-    modules, stays as it is.
+    modules, stays as it is. With ``card``, that of start-up lets CUDA open the card.
 
     Where filters disagree, the kernel takes the strictest answer, and among equals the newest filter's. So if a
     listener is to hear of denied calls, the bootstrap filter must not kill by itself: before the lockdown, when
@@ -233,7 +233,10 @@ def programs(policy: str, name_denials: bool, wxorx: bool = False) -> Programs:
     execute = seccomp.load_policy(policy)
     if wxorx:
         execute = execute.without_code()
-    bootstrap = seccomp.load_policy("bootstrap").including(execute)
+    bootstrap = seccomp.load_policy("bootstrap")
+    if card:
+        bootstrap = bootstrap.including(seccomp.load_policy("cuda_start"))
+    bootstrap = bootstrap.including(execute)
     first = seccomp.compile_policy(bootstrap, notify=name_denials)
     second = seccomp.compile_policy(execute)
     if not name_denials:

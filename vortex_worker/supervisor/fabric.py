@@ -142,7 +142,7 @@ class Fabric:
         cpus = len(os.sched_getaffinity(0))
         config = WorkerConfig(
             socket="",
-            seccomp_policy=policy or ("cuda" if device.startswith("cuda") else "execute"),
+            seccomp_policy=policy or "",
             custom_nodes=folders_at("custom_nodes", custom_nodes),
             models=folders_at("models", models),
             modules=module_names(modules),
@@ -156,7 +156,7 @@ class Fabric:
             landlock_abi=landlock_abi,
             name_denials=True,
             allow_unsandboxed=allow_unsandboxed,
-        )
+        ).settled()
         preloads = works(preload)
         reserve_descriptors(workers + standby)
         self._standby = standby
