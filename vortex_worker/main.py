@@ -1,6 +1,6 @@
 """A worker's life, from exec to exit: ``python -m vortex_worker.main``.
 
-``live`` below is the whole order, and the order matters: each step may use only what the steps
+``live`` and ``take_part`` below are the whole order, and the order matters: each step may use only what the steps
 before it left open, and nothing that somebody else wrote is looked at before ``lock_down``.
 """
 
@@ -52,6 +52,14 @@ def live(config: WorkerConfig, log: Logger) -> int:
     from vortex_worker.membership import join
 
     membership = join(config, descriptors)  # arena mapped, connected, handshake, slot, heartbeat
+    try:
+        return take_part(config, sandbox, membership, log)
+    finally:
+        membership.leave()  # however it ends: the exit status is ours to choose
+
+
+def take_part(config: WorkerConfig, sandbox: Sandbox, membership: Membership, log: Logger) -> int:
+    """A worker's life as a member of a fabric. Returns its exit status."""
     registry = load_builtin(config, membership)  # built-in nodes; thread pool, first kernels, device
 
     listener = sandbox.lock_down()  # S2: the filter jobs run under, on all threads; canary
@@ -86,6 +94,10 @@ def load_builtin(config: WorkerConfig, membership: Membership) -> Registry:
     if config.wxorx:
         device.forbid_code()  # it could make none in a job
     device.warm_up(membership.device, threads=config.threads)
+    if membership.device.type == "cuda":
+        from vortex_worker.bridge import pinned
+
+        pinned.pin(membership.arena)
     membership.prefault()
     return registry
 
@@ -125,7 +137,6 @@ def serve(membership: Membership, registry: Registry, engine: Engine, log: Logge
         return Handler(membership.socket, membership.slot, engine, log, membership.encoder).serve(leisure)
     finally:
         engine.close()
-        membership.leave()
 
 
 def main() -> int:

@@ -135,7 +135,7 @@ def test_a_compiled_module_can_be_had_if_it_is_asked_for_beforehand():
         fabric.run("PackMisbehave", params={"deed": "extension"})
     with (
         vw.Fabric(1, standby=0, modules=["no_such_module"], threads=1) as fabric,
-        pytest.raises(vw.errors.LaunchError, match="modules is 'no_such_module'"),
+        pytest.raises(vw.errors.LaunchError, match=r"status 2(?s:.*)modules is 'no_such_module'"),
     ):
         fabric.wait_ready(60)
 

@@ -1,7 +1,4 @@
-"""A worker's lease as pinned memory, so that copies from a CUDA device run at the bus's speed.
-
-Written to CUDA's and torch's documentation; not run on a GPU yet.
-"""
+"""A worker's lease as pinned memory, so that results leave a CUDA device at the bus's speed."""
 
 from __future__ import annotations
 
@@ -9,30 +6,27 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from vortex_worker.errors import ConfigError
+
 if TYPE_CHECKING:
     from vortex_worker._core.arena import Arena
 
 _REGISTER_DEFAULT = 0  # cudaHostRegisterDefault
 
 
-def pin(arena: Arena) -> bool:
-    """Register the lease with CUDA; false where there is no CUDA, or no lease.
+def pin(arena: Arena) -> None:
+    """Register the lease with CUDA (cudaHostRegister of its runtime API), until the process ends.
 
-    Takes all of its pages at once and keeps them in memory. It makes system calls of the driver that
-    the execute filter may deny: call it before lockdown. Copies work without it, through a buffer of
-    the driver's.
+    Takes all of its pages at once and keeps them in memory. Before lockdown: it makes system calls of
+    the driver that the filter denies after it.
 
     Raises:
-        RuntimeError: CUDA refused (``torch.cuda.CudaError``).
+        ConfigError: CUDA refused, mostly because there is not so much memory.
     """
-    if not torch.cuda.is_available() or not arena.lease_size:
-        return False
     cudart = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-    torch.cuda.check_error(cudart.cudaHostRegister(arena.lease_address, arena.lease_size, _REGISTER_DEFAULT))
-    return True
-
-
-def unpin(arena: Arena) -> None:
-    """Undo ``pin``, before the arena is closed."""
-    cudart = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-    torch.cuda.check_error(cudart.cudaHostUnregister(arena.lease_address))
+    status = cudart.cudaHostRegister(arena.lease_address, arena.lease_size, _REGISTER_DEFAULT)
+    if int(status) != 0:
+        raise ConfigError(
+            f"lease_size is {arena.lease_size}, and CUDA can't pin so much memory (error {int(status)}): "
+            "a smaller one, or device='cpu', may do"
+        )
