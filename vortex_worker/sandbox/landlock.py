@@ -23,6 +23,7 @@ __all__ = ["READ_DIR", "READ_FILE", "device_rules", "readonly_rules"]
 WRITE_FILE = 1 << 1  # LANDLOCK_ACCESS_FS_WRITE_FILE
 READ_FILE = 1 << 2  # LANDLOCK_ACCESS_FS_READ_FILE
 READ_DIR = 1 << 3  # LANDLOCK_ACCESS_FS_READ_DIR
+TRUNCATE = 1 << 14  # LANDLOCK_ACCESS_FS_TRUNCATE, ABI 3
 IOCTL_DEV = 1 << 15  # LANDLOCK_ACCESS_FS_IOCTL_DEV, ABI 5
 
 #: Read by the C library, torch and image libraries wherever they are. One that a system lacks is left out.
@@ -91,6 +92,9 @@ def device_rules() -> list[tuple[bytes, int]]:
     told = _outermost([os.path.realpath(path) for pattern in _NVIDIA_TOLD for path in sorted(glob.glob(pattern))])
     told += [real for path in libraries if os.path.isdir(path) and not _too_wide(real := os.path.realpath(path))]
     return [
+        # CUDA gives its threads names, and gives up if it can't. Those are files in here, to be written only; what
+        # else is written here, the filter of jobs prevents.
+        (b"/proc/self/task", WRITE_FILE | TRUNCATE),
         *((os.fsencode(path), READ_FILE | WRITE_FILE | IOCTL_DEV) for path in devices),
         *((os.fsencode(path), _rights(path)) for path in told),
     ]
