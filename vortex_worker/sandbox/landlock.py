@@ -95,6 +95,8 @@ def device_rules() -> list[tuple[bytes, int]]:
         # CUDA gives its threads names, and gives up if it can't. Those are files in here, to be written only; what
         # else is written here, the filter of jobs prevents.
         (b"/proc/self/task", WRITE_FILE | TRUNCATE),
+        (b"/proc/self/maps", READ_FILE),  # where there is room for the card's memory
+        (b"/proc/self/status", READ_FILE),  # which memory is near
         *((os.fsencode(path), READ_FILE | WRITE_FILE | IOCTL_DEV) for path in devices),
         *((os.fsencode(path), _rights(path)) for path in told),
     ]
