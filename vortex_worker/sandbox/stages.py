@@ -235,7 +235,7 @@ def programs(policy: str, name_denials: bool, wxorx: bool = False, card: bool = 
         execute = execute.without_code()
     bootstrap = seccomp.load_policy("bootstrap")
     if card:
-        bootstrap = bootstrap.including(seccomp.load_policy("cuda_start"))
+        bootstrap = seccomp.load_policy("cuda_start").including(bootstrap)  # in this order: its errors count
     bootstrap = bootstrap.including(execute)
     first = seccomp.compile_policy(bootstrap, notify=name_denials)
     second = seccomp.compile_policy(execute)
