@@ -9,7 +9,7 @@ import torch
 from conftest import SETTINGS, until
 
 import vortex_worker as vw
-from vortex_worker.errors import CUDAError, OOMSoft, SandboxViolation
+from vortex_worker.errors import CUDAError, LaunchError, OOMSoft, SandboxViolation
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/dev/nvidiactl"), reason="no NVIDIA card")
 
@@ -110,5 +110,5 @@ def test_two_workers_share_a_card_and_one_death_is_one_death(card):
 
 
 def test_a_card_that_is_not_there_is_named():
-    with pytest.raises(vw.VortexError, match="cuda:9"), vw.Fabric(1, standby=0, device="cuda:9", **SETTINGS) as fabric:
+    with pytest.raises(LaunchError, match="cuda:9"), vw.Fabric(1, standby=0, device="cuda:9", **SETTINGS) as fabric:
         fabric.wait_ready(120)

@@ -1,8 +1,5 @@
 """A node that does this and that on an NVIDIA card, for test_cuda.py."""
 
-import ctypes
-import os
-
 import torch
 
 from vortex_worker.executor import AbstractExecutor, Param, Port
@@ -83,13 +80,13 @@ class OnCard(AbstractExecutor):
 
     def reopen(self, tensor, size):
         try:
-            os.open("/dev/nvidia0", os.O_RDWR)
+            torch.os.open("/dev/nvidia0", torch.os.O_RDWR)
         except OSError as error:
             return error.errno
         return 0
 
     def new_word(self, tensor, size):
         """A word of ioctl(2) that is not for jobs, on every descriptor there is."""
-        libc = ctypes.CDLL(None)
+        libc = torch.ctypes.CDLL(None)
         for fd in range(3, 128):
-            libc.ioctl(fd, ctypes.c_ulong(_MAP_MEMORY), ctypes.create_string_buffer(0x38))
+            libc.ioctl(fd, torch.ctypes.c_ulong(_MAP_MEMORY), torch.ctypes.create_string_buffer(0x38))
