@@ -65,7 +65,8 @@ class Fabric:
         wxorx: no memory becomes executable after lockdown; convolutions and bf16 on the CPU are slower then.
         landlock_abi: refuse to start workers where the kernel's Landlock is older than this (1 to 7).
         threads: threads of one operation in each worker; the CPUs divided among the workers by default.
-        lease_size: bytes of shared memory for the live outputs of one worker. Pages are taken when touched.
+        lease_size: bytes of shared memory for the live outputs of one worker. Pages are taken when touched;
+            with an NVIDIA card, all at once.
         client_size: bytes of shared memory for tensors that come from this process.
         memory_limit: bytes of private memory of each worker; 0 for no limit.
         memory_growth: bytes that a worker may grow by over its jobs until another takes its place; 0: any.
