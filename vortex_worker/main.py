@@ -20,15 +20,9 @@ if TYPE_CHECKING:
     from vortex_worker.executor.registry import Registry
     from vortex_worker.membership import Membership
 
-#: Of ours, what is imported when it is first needed, which is after lockdown.
+#: Of ours, what is imported when it is first needed, which is after lockdown and before the first job.
 JOB_MODULES = (
-    "vortex_worker.bridge.arrow",
     "vortex_worker.engine",
-    "vortex_worker.executor.nodes.sampling.guidance",
-    "vortex_worker.executor.nodes.sampling.model",
-    "vortex_worker.executor.nodes.sampling.noise",
-    "vortex_worker.executor.nodes.sampling.samplers",
-    "vortex_worker.executor.nodes.sampling.schedules",
     "vortex_worker.ipc.handler",
     "vortex_worker.executor.comfy.packs",
     "vortex_worker.sandbox.import_hook",
@@ -60,7 +54,9 @@ def live(config: WorkerConfig, log: Logger) -> int:
 
 def take_part(config: WorkerConfig, sandbox: Sandbox, membership: Membership, log: Logger) -> int:
     """A worker's life as a member of a fabric. Returns its exit status."""
-    registry = load_builtin(config, membership)  # built-in nodes; thread pool, first kernels, device
+    registry = load_builtin(
+        config, membership, opens_files=sandbox.opens_files
+    )  # built-in nodes; thread pool, first kernels, device
 
     listener = sandbox.lock_down()  # S2: the filter jobs run under, on all threads; canary
     if not sandbox.report().enforced:
@@ -74,15 +70,18 @@ def take_part(config: WorkerConfig, sandbox: Sandbox, membership: Membership, lo
     return serve(membership, registry, engine, log)
 
 
-def load_builtin(config: WorkerConfig, membership: Membership) -> Registry:
+def load_builtin(config: WorkerConfig, membership: Membership, *, opens_files: bool) -> Registry:
     """Load built-in nodes and everything that jobs would otherwise load or start first."""
     from vortex_worker.executor import model_files
     from vortex_worker.executor.registry import Registry
-    from vortex_worker.sandbox.preload import preload, preload_configured, preload_diffusion
+    from vortex_worker.sandbox.preload import preload, preload_configured, preload_diffusion, preload_plain
 
     registry = Registry()
     registry.load_builtin()
-    preload(JOB_MODULES)  # no extension module can be loaded after lockdown, and under `strict` no module
+    preload(JOB_MODULES)  # no extension module can be loaded after lockdown,
+    if not opens_files:  # and under `strict` no module
+        for load in preload_plain():
+            load()
     preload_configured(config.modules)
     if config.models:
         model_files.use(config.models)
@@ -94,10 +93,7 @@ def load_builtin(config: WorkerConfig, membership: Membership) -> Registry:
     if config.wxorx:
         device.forbid_code()  # it could make none in a job
     device.warm_up(membership.device, threads=config.threads)
-    if membership.device.type == "cuda":
-        from vortex_worker.bridge import pinned
-
-        pinned.pin(membership.arena)
+    device.pin(membership.device, membership.arena.lease_address, membership.arena.lease_size)
     membership.prefault()
     return registry
 
@@ -131,8 +127,9 @@ def serve(membership: Membership, registry: Registry, engine: Engine, log: Logge
     """Take jobs until the supervisor says Shutdown or hangs up; warm up further until the first comes."""
     from vortex_worker import device
     from vortex_worker.ipc.handler import Handler
+    from vortex_worker.sandbox.preload import preload_plain
 
-    leisure = [*membership.leisure(), *device.first_kernels()]
+    leisure = [*membership.leisure(), *device.first_kernels(), *preload_plain()]
     try:
         return Handler(membership.socket, membership.slot, engine, log, membership.encoder).serve(leisure)
     finally:

@@ -15,8 +15,8 @@ zygote → supervisor ``{"ended": p, "status": s}``     ``s`` below 0: the signa
 It has one thread, and refuses to work with more: a fork copies only the thread that calls it, and
 locks that another one held stay locked in the child. It runs no parallel region, so that each worker
 can start a thread pool of its own; it opens no device, reads no file of a user and runs no node. Its
-memory is gathered in huge pages before the first fork, and frozen for the garbage collector, so that
-workers go on sharing it.
+memory is frozen for the garbage collector, so that workers go on sharing it, and gathered in huge pages
+when the first workers have been forked.
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ from vortex_worker.errors import ConfigError
 from vortex_worker.sandbox.stages import programs, readable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from vortex_worker.executor.registry import Registry
 
 _MOST = 1 << 17  # bytes of one message
 _SCRATCH = 8 << 20  # bytes of memory to rehearse in
+_QUIET = 0.2  # s without a message, after which there is leisure
 EXIT_THREADS = 5  # something it imported had started a thread
 
 
@@ -66,8 +67,15 @@ class Zygote:
     def serve(self) -> Birth | None:
         """Fork and report until the supervisor hangs up: None. In each child: its Birth."""
         self._say({"ready": True})
+        leisure: Iterator[object] | None = _settle()
+        patience = _QUIET
         while True:
-            for fd, _ in self._poll.poll():
+            events = self._poll.poll(patience if leisure else None)
+            if not events and leisure:
+                patience = 0
+                if next(leisure, _settle) is _settle:
+                    leisure = None
+            for fd, _ in events:
                 if fd == self._control.fileno():
                     try:
                         data, fds, _, _ = socket.recv_fds(self._control, _MOST, 3)
@@ -149,6 +157,19 @@ def _prepare() -> int:
     return threads
 
 
+def _settle() -> Iterator[object]:
+    """What makes later workers better, but the first need not wait for: some tenths of a second, in small steps.
+
+    The first workers keep the memory as it was, and don't share it with later ones: about 70 MB.
+    """
+    from vortex_worker.sandbox.preload import preload_plain
+
+    for load in preload_plain():
+        yield load()
+    gc.freeze()
+    yield from process.collapse()
+
+
 def _rehearse(registry: Registry) -> None:
     """Run a job as a worker does, in memory of our own: its children find that code warm."""
     from vortex_worker._core.arena import Arena
@@ -202,7 +223,6 @@ def main() -> int:
         return EXIT_THREADS
     # Not collected first: that takes as long as a tenth of the imports, and what it would free is shared by all.
     gc.freeze()
-    process.collapse()
     birth = Zygote(control, threads).serve()
     if birth is None:
         return 0

@@ -35,7 +35,7 @@ from vortex_worker._core.framing import FrameSocket
 from vortex_worker._core.slots import Slot
 from vortex_worker.sandbox import landlock, seccomp
 from vortex_worker.sandbox.policy import Policy
-from vortex_worker.sandbox.preload import preload
+from vortex_worker.sandbox.preload import preload, preload_plain
 
 JOBS: dict[str, Callable[[Path], Any]] = {}
 
@@ -453,6 +453,8 @@ def serve(folder: str) -> None:
 
     assert torch
     preload()
+    for load in preload_plain():
+        load()
     assert lockdown.thread_count() == 1  # else no child could be trusted
     rules = landlock.readonly_rules([folder])
     for line in sys.stdin:
@@ -533,6 +535,8 @@ def main(folder: str, execute: str) -> None:
 
     assert google.protobuf
     missing = preload()
+    for load in preload_plain():
+        load()
     _warm_up()
     CONTROL[:] = map(FrameSocket, sockets)
     started = time.perf_counter()

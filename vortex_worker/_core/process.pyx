@@ -27,6 +27,7 @@ cdef extern from "<sys/mman.h>" nogil:
 cdef enum:
     MADV_COLLAPSE_ = 25  # Linux 6.1; older headers lack it
     HUGE_ = 2 << 20
+    STEP_ = 16 << 20
 
 
 def die_with_parent():
@@ -49,16 +50,15 @@ def set_name(bytes name not None):
 
 
 def collapse():
-    """Gather this process's private anonymous memory in 2 MiB pages (madvise(2), MADV_COLLAPSE).
+    """Gather this process's private anonymous memory in 2 MiB pages (madvise(2), MADV_COLLAPSE), step by step.
 
     A fork copies one entry per page, so a process of huge pages forks several times faster. What
     the kernel can't gather stays as it is, and so does everything where the kernel is older than 6.1.
 
-    Returns:
-        bytes in the ranges that are now in huge pages as a whole.
+    Yields:
+        the bytes that are now in huge pages as a whole, after each step of 16 MiB.
     """
-    cdef uintptr_t start, end
-    cdef size_t gathered = 0
+    cdef uintptr_t start, end, size
     with open("/proc/self/maps") as file:
         lines = file.readlines()
     for line in lines:
@@ -68,6 +68,7 @@ def collapse():
         low, high = bounds.split("-")
         start = (<uintptr_t>int(low, 16) + HUGE_ - 1) // HUGE_ * HUGE_
         end = <uintptr_t>int(high, 16) // HUGE_ * HUGE_
-        if start < end and madvise(<void *>start, end - start, MADV_COLLAPSE_) == 0:
-            gathered += end - start
-    return gathered
+        while start < end:
+            size = min(end - start, STEP_)
+            yield size if madvise(<void *>start, size, MADV_COLLAPSE_) == 0 else 0
+            start += size

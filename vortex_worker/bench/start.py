@@ -52,10 +52,10 @@ def start_cold(quick: bool) -> Result:
 _BARE = """
 import gc, os, time
 from vortex_worker import zygote
-from vortex_worker._core import process
 gc.disable()
 zygote._prepare()
-gc.collect(); gc.freeze(); process.collapse()
+gc.collect()
+for _ in zygote._settle(): pass
 import torch
 read, write = os.pipe()
 for _ in range({count}):

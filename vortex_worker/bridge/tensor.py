@@ -139,7 +139,7 @@ def store(arena: Arena, tensor: torch.Tensor, allocate: Callable[[int], tuple[in
     """Copy a tensor into the arena: its handle, in C order, and what owns the memory.
 
     One ``memcpy`` when it is contiguous on the CPU, one strided copy when it isn't. From a GPU, one
-    asynchronous copy, at full speed into a lease that ``pinned.pin`` has registered, which has ended
+    asynchronous copy, at full speed into a lease that ``device.pin`` has registered, which has ended
     before this returns.
 
     Args:

@@ -71,6 +71,18 @@ def warm_up(device: Device, threads: int = 0) -> None:
         cuda.warm_up(device)
 
 
+def pin(device: Device, address: int, nbytes: int) -> None:
+    """Keep this memory where the device can reach it by itself. Before lockdown. Nothing to do for the CPU.
+
+    Raises:
+        ConfigError: it can't be had.
+    """
+    from vortex_worker.device import cuda
+
+    if device.type == "cuda":
+        cuda.pin(address, nbytes)
+
+
 def first_kernels() -> list[Callable[[], object]]:
     """What only some jobs need, each to be run once where nobody waits: it takes about a millisecond."""
     from vortex_worker.device import cpu

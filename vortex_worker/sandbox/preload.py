@@ -14,17 +14,18 @@ import importlib.util
 import os
 import pkgutil
 import platform
+import sys
 import tempfile
+from collections.abc import Callable
 
 from vortex_worker import _core
 from vortex_worker.errors import ConfigError
 
-__all__ = ["DIFFUSION", "PRELOAD", "preload", "preload_configured", "preload_diffusion"]
+__all__ = ["COMPILED", "DIFFUSION", "PLAIN", "preload", "preload_configured", "preload_diffusion", "preload_plain"]
 
-#: What usual nodes reach for and nobody has imported yet: modules with extension modules in them, and (for
-#: the strict policy, which opens no files) those that loading a checkpoint imports on the way. torch, numpy
-#: and the worker's own imports bring many more.
-PRELOAD = (
+#: What usual nodes reach for and nobody has imported yet, with extension modules in it: before lockdown or never.
+#: torch, numpy and the worker's own imports bring many more.
+COMPILED = (
     # the standard library
     "array",
     "bz2",
@@ -33,7 +34,6 @@ PRELOAD = (
     "ctypes",
     "datetime",
     "decimal",
-    "fractions",
     "hashlib",
     "heapq",
     "json",
@@ -52,27 +52,17 @@ PRELOAD = (
     "xml.etree.ElementTree",
     "zlib",
     "zoneinfo",
-    # text in older encodings, in file names and metadata
-    "encodings.idna",
-    "encodings.latin_1",
-    "encodings.utf_16",
-    # numpy and torch load these at their first use
-    "numpy.ctypeslib",
+    # numpy loads these at their first use
     "numpy.fft",
     "numpy.linalg",
     "numpy.random",
-    "torch.utils.serialization",
-    # Pillow loads each format and tool at its first use
+    # and so does Pillow
     "PIL.Image",
-    "PIL.ImageChops",
     "PIL.ImageCms",
     "PIL.ImageDraw",
-    "PIL.ImageEnhance",
-    "PIL.ImageFilter",
     "PIL.ImageFont",
     "PIL.ImageMath",
     "PIL.ImageMorph",
-    "PIL.ImageOps",
     "PIL._avif",
     "PIL._imagingcms",
     "PIL._imagingft",
@@ -83,6 +73,29 @@ PRELOAD = (
     "pyarrow",
     "safetensors.numpy",
     "safetensors.torch",
+)
+
+#: Modules of Python alone. Whoever may read files can import these at any time, so they are imported while nobody
+#: waits; the strict policy opens no files, and what loading a checkpoint imports on the way must be there.
+PLAIN = (
+    "fractions",
+    # text in older encodings, in file names and metadata
+    "encodings.idna",
+    "encodings.latin_1",
+    "encodings.utf_16",
+    "numpy.ctypeslib",
+    "torch.utils.serialization",
+    "PIL.ImageChops",
+    "PIL.ImageEnhance",
+    "PIL.ImageFilter",
+    "PIL.ImageOps",
+    # ours
+    "vortex_worker.bridge.arrow",
+    "vortex_worker.executor.nodes.sampling.guidance",
+    "vortex_worker.executor.nodes.sampling.model",
+    "vortex_worker.executor.nodes.sampling.noise",
+    "vortex_worker.executor.nodes.sampling.samplers",
+    "vortex_worker.executor.nodes.sampling.schedules",
 )
 
 
@@ -113,18 +126,28 @@ def preload_diffusion() -> list[str]:
 
 @functools.cache  # a worker that was forked finds it done
 def preload(extra: tuple[str, ...] = ()) -> list[str]:
-    """Import the core, :data:`PRELOAD` and ``extra``, and Pillow's formats. Returns names that can't be had.
+    """Import the core, :data:`COMPILED` and ``extra``. Returns names that can't be had.
 
-    What of :data:`PRELOAD` is missing depends on how Pillow was built; a missing name of ``extra`` is for the
+    What of :data:`COMPILED` is missing depends on how Pillow was built; a missing name of ``extra`` is for the
     caller to report.
     """
     # The core's own modules, all of them: one that is first imported by a job would be refused like any other.
     core = [module.name for module in pkgutil.iter_modules(_core.__path__, _core.__name__ + ".")]
-    missing = _import_all((*core, *PRELOAD, *extra))
-    if "PIL.Image" not in missing:
-        importlib.import_module("PIL.Image").init()
+    missing = _import_all((*core, *COMPILED, *extra))
     platform.uname()  # which it remembers
     return missing
+
+
+def preload_plain() -> list[Callable[[], object]]:
+    """:data:`PLAIN` and Pillow's formats in portions of some milliseconds, each to be run where nobody waits."""
+    image = sys.modules.get("PIL.Image")
+    formats = [f"PIL.{name}" for name in getattr(sys.modules.get("PIL"), "_plugins", ())]
+    portions: list[Callable[[], object]] = [
+        functools.partial(_import_all, (name,)) for name in (*PLAIN, *formats) if name not in sys.modules
+    ]
+    if image is not None:
+        portions.append(image.init)
+    return portions
 
 
 def preload_configured(names: tuple[str, ...]) -> None:

@@ -130,6 +130,11 @@ class Sandbox:
             with self._layer("seccomp-bootstrap"):
                 _install(self._programs.bootstrap, all_threads=False)
 
+    @property
+    def opens_files(self) -> bool:
+        """Whether jobs may open files, so that modules of Python can be imported after lockdown, too."""
+        return self._programs is None or "openat" in self._programs.execute.allowed
+
     def lock_down(self) -> int:
         """S2. The filter that jobs run under, on every thread at once; then try what must fail.
 

@@ -96,8 +96,9 @@ class Crew:
         self.loop.call_soon_threadsafe(self.inbox.open)
         if self._nursery is not None:
             self.loop.call_soon_threadsafe(self._nursery.open)
-        for index in self._places:
+        for index in range(workers):
             self.loop.call_soon_threadsafe(self._launcher.launch, index)
+        self._launcher.postpone(range(workers, workers + standby))
         self.loop.call_soon_threadsafe(Vigil(self, limits).look)
 
     # ------------------------------------------------------------ any thread

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ class Launcher:
         self._launched = 0
         self._starts = Backoff()
         self._proven = False  # that a worker can start as we are configured
+        self._postponed: Iterable[int] = ()  # slots whose workers can wait until another is ready
         self._starving = 0  # since when no lease can be had, ns; 0: they can
         #: What forks them; None: each is started by itself.
         self.nursery = Nursery(self, crew, diffusion=bool(config.models)) if zygote else None
@@ -87,9 +89,16 @@ class Launcher:
         """A worker went through all of its life up to its first job: our settings are right."""
         self._proven = True
 
+    def postpone(self, slots: Iterable[int]) -> None:
+        """Launch workers for these when one is ready that jobs wait for: until then they would only slow it down."""
+        self._postponed = slots
+
     def succeeded(self) -> None:
         """A worker is ready."""
         self._starts.succeeded()
+        for index in self._postponed:
+            self._crew.loop.call_soon(self.launch, index)
+        self._postponed = ()
 
     def failed(self, index: int, why: str, status: int | None) -> None:
         """A worker ended before it was ready: try again, more slowly each time, and then say so."""
