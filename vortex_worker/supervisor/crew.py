@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from vortex_worker.sandbox.learning import Lessons
     from vortex_worker.supervisor.memory import Memory
     from vortex_worker.supervisor.task import Work
+    from vortex_worker.supervisor.thread import FabricThread
 
 log = logging.getLogger("vortex_worker")
 
@@ -56,6 +57,7 @@ class Crew:
         workers: int,
         standby: int,
         memory: Memory,
+        thread: FabricThread,
         *,
         zygote: bool,
         queue: int,
@@ -91,8 +93,9 @@ class Crew:
         self._nursery = self._launcher.nursery
         self._denials = Denials(self, lessons)
         self._deathwatch = DeathWatch(lambda link: self.call(self._on_sign_of_death, link))
-        self._thread = threading.Thread(target=self._serve, name="vortex-fabric", daemon=True)
-        self._thread.start()
+        #: What runs the loop.
+        self.thread = thread
+        thread.serve(self.loop)
         self.loop.call_soon_threadsafe(self.inbox.open)
         if self._nursery is not None:
             self.loop.call_soon_threadsafe(self._nursery.open)
@@ -238,12 +241,6 @@ class Crew:
             self.loop.call_soon_threadsafe(function, *args)
 
     # ------------------------------------- the fabric's thread: life and death
-
-    def _serve(self) -> None:
-        try:
-            self.loop.run_forever()
-        finally:
-            self.loop.close()
 
     def _unexpected(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """A bug of ours in a callback: tell every caller rather than leave them waiting."""
@@ -443,7 +440,7 @@ class Crew:
         """
         refuse_in_callback("close a fabric")
         with self._close_lock:
-            if self._thread.is_alive():
+            if self.thread.is_alive():
                 self._end_all()
                 if self._nursery is not None:
                     self._nursery.kill()
@@ -451,7 +448,7 @@ class Crew:
                         self.changed.wait_for(lambda: self._nursery is None or self._nursery.closed)
                 self._deathwatch.close()
                 self.call(self.loop.stop)
-                self._thread.join()
+                self.thread.join()
                 self.inbox.close()
 
     def leave_to_parent(self) -> None:

@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import contextlib
 import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from vortex_worker.config import HEARTBEAT_MS, LOG_LEVELS, MAX_FRAME, WorkerConfig
-from vortex_worker.errors import ConfigError, FabricClosed, VortexError
-from vortex_worker.ipc import control_pb2 as pb
-from vortex_worker.ipc import protocol
-from vortex_worker.sandbox.learning import Lessons
-from vortex_worker.sandbox.seccomp import load_policy
-from vortex_worker.supervisor.arguments import check_range, check_seconds, folders_at, module_names, whole
-from vortex_worker.supervisor.crew import Crew
-from vortex_worker.supervisor.job import Job, monotonic_deadline
-from vortex_worker.supervisor.memory import Memory
-from vortex_worker.supervisor.objects import ObjectRef
-from vortex_worker.supervisor.preload import works
+from vortex_worker.errors import ConfigError
+from vortex_worker.supervisor.arguments import check_range, check_seconds, folders_at, module_names
 from vortex_worker.supervisor.process import reserve_descriptors
-from vortex_worker.supervisor.results import Results
-from vortex_worker.supervisor.task import Task, Work
-from vortex_worker.supervisor.vigil import Limits
+from vortex_worker.supervisor.thread import FabricThread
 
 if TYPE_CHECKING:
     import torch
 
-    from vortex_worker._core.handle import TensorHandle
     from vortex_worker.executor.ports import OpSpec
+    from vortex_worker.supervisor.job import Job
     from vortex_worker.supervisor.link import WorkerLink
 
 _GIB = 1 << 30
@@ -158,23 +145,36 @@ class Fabric:
             name_denials=True,
             allow_unsandboxed=allow_unsandboxed,
         ).settled()
-        preloads = works(preload)
         reserve_descriptors(workers + standby)
-        self._standby = standby
-        self._observers: tuple[Callable[[Job], None], ...] = ()
-        self._lessons = Lessons(load_policy(config.seccomp_policy)) if learn else None
-        self._results = Results(min(keep_results, lease_size // 4))
-        self._memory = Memory(client_size, lease_size, workers + standby + _SPARE_LEASES)
-        config = replace(config, shm_data=self._memory.arena.data_offset)
+        # The zygote first: while it imports torch, we import what follows.
+        thread = FabricThread(zygote=zygote, diffusion=bool(config.models))
         try:
+            from vortex_worker.sandbox.learning import Lessons
+            from vortex_worker.sandbox.seccomp import load_policy
+            from vortex_worker.supervisor.crew import Crew
+            from vortex_worker.supervisor.intake import Intake
+            from vortex_worker.supervisor.memory import Memory
+            from vortex_worker.supervisor.preload import works
+            from vortex_worker.supervisor.results import Results
+            from vortex_worker.supervisor.vigil import Limits
+
+            preloads = works(preload)
+            self._standby = standby
+            self._lessons = Lessons(load_policy(config.seccomp_policy)) if learn else None
+            self._results = Results(min(keep_results, lease_size // 4))
+            self._memory = Memory(client_size, lease_size, workers + standby + _SPARE_LEASES)
+            config = replace(config, shm_data=self._memory.arena.data_offset)
             self._crew = Crew(
-                config, workers, standby, self._memory,
+                config, workers, standby, self._memory, thread,
                 zygote=zygote, queue=queue, grace=grace, start_timeout=start_timeout,
                 limits=Limits(heartbeat_timeout, stall_timeout, memory_growth), preload=preloads,
                 lessons=self._lessons,
             )  # fmt: skip
+            self._intake = Intake(self._crew, self._memory)
         except BaseException:
-            self._memory.close()
+            thread.abandon()
+            if hasattr(self, "_memory"):
+                self._memory.close()
             raise
         _open_fabrics.add(self)
 
@@ -208,7 +208,7 @@ class Fabric:
             OutOfArena: no room for the inputs.
             TypeError, ValueError: a value that can't be sent.
         """
-        return self._submit(
+        return self._intake.submit(
             op_type, inputs, params, deadline=deadline, retries=retries, priority=priority, block=block, timeout=timeout
         )
 
@@ -220,55 +220,7 @@ class Fabric:
         params: Mapping[str, Any] | None = None,
     ) -> Job:
         """Ask a node one of ``executor.ports.QUESTIONS`` that are among its ``answers``: ``result()["answer"]``."""
-        return self._submit(op_type, inputs, params, question=pb.Question.Value(question))
-
-    def _submit(
-        self,
-        op_type: str,
-        inputs: Mapping[str, Any] | None,
-        params: Mapping[str, Any] | None,
-        *,
-        deadline: float | None = None,
-        retries: int = 1,
-        priority: int = 0,
-        block: bool = True,
-        timeout: float | None = None,
-        attended: bool = False,
-        question: int = 0,
-    ) -> Job:
-        if self._crew.forked_off:
-            self._crew.check_open()
-        tensors: list[tuple[TensorHandle, Any]] = []
-        refs: list[ObjectRef] = []
-
-        def place(value: Any) -> TensorHandle | ObjectRef:
-            if isinstance(value, ObjectRef):
-                if value.arena is not self._memory.arena:
-                    raise ValueError(f"{value!r} is another fabric's: objects are used where they were made")
-                refs.append(value)
-                return value
-            placed: tuple[TensorHandle, Any] = self._client.place(self._memory.arena, value, self._memory.allocate)
-            tensors.append(placed)
-            return placed[0]
-
-        staged = protocol.stage(inputs or {}, place), protocol.stage(params or {}, place)
-        work = Work(op_type, *staged, tensors, refs, question=question)
-        work = work if question else self._crew.preloads.find(work)
-        job = Job(self._crew.jobs.next_id(), op_type, self._crew.jobs.cancel, self._crew.jobs.attend)
-        task = Task(job, work, deadline=monotonic_deadline(deadline), retries=retries, priority=whole(priority))
-        try:
-            for observer in self._observers:
-                observer(job)
-            self._crew.jobs.submit(task, attended=attended, block=block, timeout=timeout)
-        except VortexError as error:
-            job._end(None, error)  # its observers alone know of it
-            raise
-        except BaseException as error:  # Ctrl-C: a worker may have got it, and nobody else knows of it
-            job.cancel()
-            if job.attempts == 0:  # an observer raised
-                job._end(None, FabricClosed(f"it was not submitted: {error!r}"))
-            raise
-        return job
+        return self._intake.submit(op_type, inputs, params, question=question)
 
     def run(
         self,
@@ -278,7 +230,7 @@ class Fabric:
         **options: Any,
     ) -> dict[str, Any]:
         """Run one node and wait: its outputs by port. Tensors are zero-copy views. As ``submit`` otherwise."""
-        job = self._submit(op_type, inputs, params, attended=True, **options)
+        job = self._intake.submit(op_type, inputs, params, attended=True, **options)
         try:
             return job.result()
         except BaseException:  # Ctrl-C as much as an error: nobody waits for it any more
@@ -291,7 +243,7 @@ class Fabric:
         One that can't be queued ends at once, with that error. What an observer raises, ``submit`` raises.
         ``vortex_worker.observe`` has observers for Prometheus and OpenTelemetry.
         """
-        self._observers = (*self._observers, observer)
+        self._intake.observers = (*self._intake.observers, observer)
 
     async def arun(
         self,
@@ -301,6 +253,8 @@ class Fabric:
         **options: Any,
     ) -> dict[str, Any]:
         """``run`` for asyncio. Cancelling the task cancels the job."""
+        import asyncio
+
         loop = asyncio.get_running_loop()
         done = loop.create_future()
 
@@ -340,22 +294,16 @@ class Fabric:
 
     # -------------------------------------------------------------- tensors
 
-    @cached_property
-    def _client(self) -> Any:
-        from vortex_worker.bridge import client  # and torch, with the first tensor
-
-        return client
-
     def empty(self, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.Tensor:
         """An uninitialised tensor in shared memory: fill it, and give it to jobs without a copy."""
         self._crew.check_open()
-        tensor: torch.Tensor = self._client.empty(self._memory.arena, shape, dtype, self._memory.allocate)
+        tensor: torch.Tensor = self._intake.client.empty(self._memory.arena, shape, dtype, self._memory.allocate)
         return tensor
 
     def tensor(self, value: Any) -> torch.Tensor:
         """A copy of ``value`` (tensor, array or list) in shared memory."""
         self._crew.check_open()
-        tensor: torch.Tensor = self._client.copy(self._memory.arena, value, self._memory.allocate)
+        tensor: torch.Tensor = self._intake.client.copy(self._memory.arena, value, self._memory.allocate)
         return tensor
 
     # -------------------------------------------------------------- workers

@@ -67,7 +67,8 @@ class Nursery:
             self._close()
             return
         try:
-            self._zygote = zygote = Zygote(diffusion=self._diffusion)
+            first = self._crew.thread.first_zygote()
+            self._zygote = zygote = first or Zygote(diffusion=self._diffusion)
         except LaunchError as error:
             self._failed(str(error), None)
             return
