@@ -94,6 +94,6 @@ def test_a_reload_makes_it_anew():
             fabric.reload(0.05)
         gate.fill_(1)
         busy.result(60)
-        until(lambda: fabric.workers() and fabric.workers()[0]["pid"] != pid, "another worker")
+        until(lambda: any(worker["pid"] != pid for worker in fabric.workers()), "another worker")
         fabric.wait_ready(60)
         assert fabric.run("OpenBox", {"box": box})["value"].item() == 3.0
