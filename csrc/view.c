@@ -12,6 +12,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "lockdown.h"
+
 /* Newer than some headers; the numbers are the same on every architecture. */
 #ifndef SYS_move_mount
 #define SYS_move_mount 429
@@ -171,6 +173,11 @@ static int fill(const vw_view *wanted, int root, vw_view_step *failed, size_t *a
 int vw_view_enter(const vw_view *wanted, vw_view_step *failed, size_t *at) {
   int rc;
 
+  *failed = VW_VIEW_THREADS;
+  *at = SIZE_MAX;
+  int threads = vw_settled_thread_count();
+  if (threads != 1) return threads < 0 ? threads : -EBUSY;
+
   *failed = VW_VIEW_PATHS;
   for (*at = 0; *at < wanted->shown_count; ++*at)
     if (!proper(wanted->shown[*at])) return -EINVAL;
@@ -215,6 +222,7 @@ int vw_view_enter(const vw_view *wanted, vw_view_step *failed, size_t *at) {
 
 const char *vw_view_step_name(vw_view_step step) {
   switch (step) {
+  case VW_VIEW_THREADS: return "one thread only";
   case VW_VIEW_PATHS: return "looking at the paths";
   case VW_VIEW_NAMESPACE: return "a namespace of its own";
   case VW_VIEW_USERS: return "mapping its user and group";

@@ -1,7 +1,6 @@
 /* The view: a mount namespace of the process's own, in which only what is listed exists.
  *
- * Runs in the worker, at S0, before capabilities are given up and before Landlock, which forbids mounting. There is
- * one thread: with several, no user namespace can be had. No allocation, no GIL needed. Takes Linux 5.12. */
+ * Runs in the worker, at S0, before capabilities are given up and before Landlock, which forbids mounting. No allocation, no GIL needed. Takes Linux 5.12. */
 #ifndef VW_VIEW_H
 #define VW_VIEW_H
 
@@ -23,6 +22,7 @@ typedef struct {
 
 /* Which step of vw_view_enter failed: the order in which they happen. */
 typedef enum {
+  VW_VIEW_THREADS,   /* there must be one: the others would go on seeing everything */
   VW_VIEW_PATHS,     /* are they such as they must be? */
   VW_VIEW_NAMESPACE, /* of mounts; without CAP_SYS_ADMIN, of users, too */
   VW_VIEW_USERS,     /* the same ids inside as outside */

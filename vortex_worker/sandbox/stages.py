@@ -239,13 +239,13 @@ def readable(folders: tuple[str, ...]) -> list[tuple[bytes, int]]:
 def visible(config: WorkerConfig) -> view.View:
     """What a worker of that configuration sees. Raises ConfigError as ``landlock.readonly_rules``."""
     sockets = () if config.socket_fd >= 0 else (config.socket,)
-    seen = _outline((*config.models, *config.custom_nodes), sockets)
+    seen = _outline((*config.models, *config.custom_nodes), config.spellings, sockets)
     return seen._replace(shown=(*seen.shown, *(path for path, _ in _devices(config))))
 
 
 @functools.cache  # a zygote finds the links before it forks
-def _outline(folders: tuple[str, ...], sockets: tuple[str, ...]) -> view.View:
-    return view.outline(readable(folders), landlock.spellings(folders), sockets)
+def _outline(folders: tuple[str, ...], spellings: tuple[str, ...], sockets: tuple[str, ...]) -> view.View:
+    return view.outline(readable(folders), landlock.spellings((*folders, *spellings)), sockets)
 
 
 def _devices(config: WorkerConfig) -> list[tuple[bytes, int]]:

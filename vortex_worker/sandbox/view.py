@@ -4,7 +4,7 @@
     enter_view(seen.shown, seen.links)          # _core.lockdown; from here on nothing else exists
 
 A path has more spellings than one: ``/lib`` is a link to ``usr/lib``, a virtual environment may lie behind one, and so
-may the models. Each link on the way to a listed path is made anew in the view, so that all of them go on working.
+may a socket. Each link on the way to a listed path is made anew in the view, so that all of them go on working.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ __all__ = ["View", "outline", "why_not"]
 
 #: Folders of nothing but links, through which those in the system's folders lead (Debian's choice of a BLAS, say).
 _SWITCHBOARDS = ("/etc/alternatives",)
-_MOST_LINKS = 40  # on the way to one path, as the kernel has it
 
 
 class View(NamedTuple):
@@ -52,30 +51,16 @@ def outline(rules: Iterable[tuple[bytes, int]], spellings: Iterable[str] = (), s
 
 
 def _links(path: str) -> Iterator[tuple[str, str]]:
-    """Each link that the kernel follows on the way to ``path``: where it lies, by no link, and what it says."""
-    here, ahead, followed = "/", _parts(path)[::-1], 0
-    while ahead:
-        part = ahead.pop()
-        if part == "..":
-            here = os.path.dirname(here)
-            continue
-        there = os.path.join(here, part)
-        try:
-            target = os.readlink(there)
-        except OSError:  # EINVAL: it is none; or there is no such path
-            here = there
-            continue
-        followed += 1
-        if followed > _MOST_LINKS:
-            return  # they go round in a circle
-        yield there, target
-        if target.startswith("/"):
-            here = "/"
-        ahead += _parts(target)[::-1]
+    """Each link among the parts of ``path``: where it lies, by no link, and what it leads to at the end of all links.
 
-
-def _parts(path: str) -> list[str]:
-    return [part for part in path.split("/") if part not in ("", ".")]
+    So what its own text goes through need not exist. What a ``..`` comes back from must, in the view, too.
+    """
+    here = "/"
+    for part in path.split("/"):
+        there = os.path.normpath(os.path.join(here, part))
+        here = os.path.realpath(there)
+        if os.path.islink(there):
+            yield there, here
 
 
 def why_not() -> str:

@@ -303,31 +303,31 @@ def make_a_device(world: Any) -> None:
     os.mknod(f"{world.outside}/device", 0o020600, os.makedev(1, 1))
 
 
-@attack("files", FILTER)
+@attack("files", FILTER, VIEW)
 def chmod(world: Any) -> None:
     """`chmod` of a secret: Landlock does not cover it."""
     os.chmod(f"{world.outside}/secret", 0o777)
 
 
-@attack("files", FILTER)
+@attack("files", FILTER, VIEW)
 def set_user_id(world: Any) -> None:
     """The set-user-id bit on a script."""
     os.chmod(f"{world.models}/script.sh", 0o6777)
 
 
-@attack("files", FILTER, also_off=(ISOLATION,))
+@attack("files", FILTER, VIEW, also_off=(ISOLATION,))
 def chown(world: Any) -> None:
     """`chown` of a secret: Landlock does not cover it."""
     os.chown(f"{world.outside}/secret", 65534, 65534)
 
 
-@attack("files", FILTER)
+@attack("files", FILTER, VIEW)
 def utime(world: Any) -> None:
     """`utime`: another date."""
     os.utime(f"{world.outside}/secret", (1, 1))
 
 
-@attack("files", FILTER)
+@attack("files", FILTER, VIEW)
 def extended_attribute(world: Any) -> None:
     """`setxattr`: something written beside the file."""
     os.setxattr(f"{world.models}/weights.bin", "user.vw", b"x")
