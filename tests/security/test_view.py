@@ -197,11 +197,11 @@ class Late(AbstractExecutor):
     def execute(self, inputs, params):
         import sys
 
-        assert "colorsys" not in sys.modules
-        import colorsys
+        assert "xml.dom.pulldom" not in sys.modules
+        import xml.dom.pulldom
         from . import chunk_of_mine
 
-        return {"text": chunk_of_mine.TEXT + str(colorsys.rgb_to_hsv(0, 0, 0)[0])}
+        return {"text": chunk_of_mine.TEXT + xml.dom.pulldom.START_DOCUMENT}
 '''
 
 
@@ -231,7 +231,7 @@ def test_a_worker_has_one(fabric: vw.Fabric, folder: Path) -> None:
         assert look(fabric, folder / spelling / "models" / "snapshots" / "model") == "weights"
     for path in (folder / "closed", folder / "closed/secret", "/etc/passwd", f"/proc/{os.getpid()}", "/dev/shm"):
         assert look(fabric, path) == "nothing"
-    assert fabric.run("Late")["text"] == "late 0.0"
+    assert fabric.run("Late")["text"] == "late START_DOCUMENT"
 
 
 def test_none_of_its_descriptors_is_a_folder(fabric: vw.Fabric) -> None:
@@ -253,7 +253,7 @@ def test_a_reload_sees_folders_that_were_replaced(fabric: vw.Fabric, folder: Pat
     node.write_text("TEXT = 'later '\n")
     fabric.reload(60)
     assert look(fabric, model) == "new weights"
-    assert fabric.run("Late")["text"] == "later 0.0"
+    assert fabric.run("Late")["text"] == "later START_DOCUMENT"
 
 
 REFUSED = """
