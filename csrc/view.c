@@ -61,10 +61,11 @@ static int put_text(const char *path, const char *text) {
   return rc;
 }
 
-/* Outside, a process is seen with the ids that it had: who may signal it, or read its files in /proc, doesn't change. */
+/* Outside, a process is seen with the ids that it had: who may signal it, or read its files in /proc,
+ * doesn't change. */
 static int keep_ids(uid_t user, gid_t group) {
   char text[64];
-  int rc = put_text("/proc/self/setgroups", "deny"); /* else only a privileged process may write the next but one */
+  int rc = put_text("/proc/self/setgroups", "deny"); /* else it takes privileges to map the group */
   if (rc) return rc;
   snprintf(text, sizeof text, "%u %u 1", user, user);
   if ((rc = put_text("/proc/self/uid_map", text))) return rc;
@@ -72,8 +73,8 @@ static int keep_ids(uid_t user, gid_t group) {
   return put_text("/proc/self/gid_map", text);
 }
 
-/* A descriptor of an empty file system that is mounted on the root. Lookups begin below it, so they still see what
- * they saw; nothing of it is hidden, as it would be on any other folder. */
+/* A descriptor of an empty file system that is mounted on the root. Lookups begin below it, so they
+ * still see what they saw; nothing is hidden, as it would be on any other folder. */
 static int new_root(void) {
   int context = (int)syscall(SYS_fsopen, "tmpfs", FS_CLOEXEC);
   if (context < 0) return -errno;
@@ -128,7 +129,7 @@ static int show_link(const vw_view_link *link) {
   return symlink(link->target, link->path + 1) < 0 && errno != EEXIST ? -errno : 0;
 }
 
-/* By its number in the /proc that is mounted, which may count other than we do. */
+/* By its number in the /proc that is mounted: it may count other than our namespace does. */
 static int show_self(void) {
   char number[32], place[48];
   ssize_t length = readlink("/proc/self", number, sizeof number - 1);

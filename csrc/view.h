@@ -1,6 +1,7 @@
 /* The view: a mount namespace of the process's own, in which only what is listed exists.
  *
- * Runs in the worker, at S0, before capabilities are given up and before Landlock, which forbids mounting. No allocation, no GIL needed. Takes Linux 5.12. */
+ * Runs in the worker, at S0, before capabilities are given up and before Landlock, which forbids
+ * mounting. No allocation, no GIL needed. Takes Linux 5.12. */
 #ifndef VW_VIEW_H
 #define VW_VIEW_H
 
@@ -36,9 +37,9 @@ typedef enum {
   VW_VIEW_DETACH,    /* the old one is gone */
 } vw_view_step;
 
-/* 0; the working directory is "/" then. Else -errno and the step that failed. Up to VW_VIEW_PIVOT what was mounted is
- * taken back: the process sees what it saw before, although maybe in namespaces of its own. From VW_VIEW_DETACH on,
- * it is neither in nor out, and must exit. */
+/* 0; the working directory is "/" then. Else -errno and the step that failed. Up to VW_VIEW_PIVOT what
+ * was mounted is taken back: the process sees what it saw before, although maybe in namespaces of its
+ * own. From VW_VIEW_DETACH on, it is neither in nor out, and must exit. */
 int vw_view_enter(const vw_view *wanted, vw_view_step *failed, size_t *at);
 const char *vw_view_step_name(vw_view_step step);
 

@@ -98,7 +98,7 @@ def test_no_mount_of_the_old_root_is_left(folder: Path) -> None:
 @pytest.mark.parametrize(
     "act",
     [
-        lambda folder: open(folder / "other" / "file", "r+"),
+        lambda folder: os.open(folder / "other" / "file", os.O_RDWR),
         lambda folder: (folder / "other" / "new").touch(),
         lambda folder: (folder / "other" / "file").unlink(),
         lambda folder: (folder / "other" / "file").chmod(0o777),
@@ -172,7 +172,7 @@ def test_not_with_threads() -> None:
 
 # Workers
 
-NODES = '''
+NODES = """
 from pathlib import Path
 
 from vortex_worker.executor import AbstractExecutor, Param, Port
@@ -202,7 +202,7 @@ class Late(AbstractExecutor):
         from . import chunk_of_mine
 
         return {"text": chunk_of_mine.TEXT + xml.dom.pulldom.START_DOCUMENT}
-'''
+"""
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def device_rules() -> list[tuple[bytes, int]]:
     """
     devices = [path for pattern in _NVIDIA_DEVICES for path in sorted(glob.glob(pattern))]
     libraries = [path for path in os.environ.get("LD_LIBRARY_PATH", "").split(":") if os.path.isabs(path)]
-    told = _outermost([os.path.realpath(path) for pattern in _NVIDIA_TOLD for path in sorted(glob.glob(pattern))])
+    told = outermost([os.path.realpath(path) for pattern in _NVIDIA_TOLD for path in sorted(glob.glob(pattern))])
     told += [real for path in libraries if os.path.isdir(path) and not _too_wide(real := os.path.realpath(path))]
     return [
         # CUDA gives its threads names, and gives up if it can't. Those are files in here, to be written only; what

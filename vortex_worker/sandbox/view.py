@@ -45,9 +45,7 @@ def outline(rules: Iterable[tuple[bytes, int]], spellings: Iterable[str] = (), s
         for link, target in _links(path)
         if not landlock.inside(link, shown)
     }
-    return View(
-        tuple(map(os.fsencode, shown)), tuple((os.fsencode(link), os.fsencode(links[link])) for link in links)
-    )
+    return View(tuple(map(os.fsencode, shown)), tuple((os.fsencode(link), os.fsencode(links[link])) for link in links))
 
 
 def _links(path: str) -> Iterator[tuple[str, str]]:
