@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandbox_child import Outcome, raised, run, supported
+from sandbox_child import Outcome, no_view, raised, run, supported
 
 import vortex_worker as vw
 from vortex_worker._core import lockdown
@@ -22,7 +22,7 @@ from vortex_worker.sandbox import landlock, view
 
 pytestmark = [
     pytest.mark.skipif(not supported(), reason="this machine lacks seccomp or Landlock"),
-    pytest.mark.skipif(supported() and bool(view.why_not()), reason="this machine lets nobody have a view"),
+    pytest.mark.skipif(bool(no_view()), reason=f"this machine lets nobody have a view: {no_view()}"),
 ]
 
 

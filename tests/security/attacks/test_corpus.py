@@ -20,11 +20,10 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE / "nodes")]
 import catalogue  # noqa: E402
 from hostile import ATTACKS  # noqa: E402
 from hostile.registry import DEADLINE, LANDLOCK, LAYERS, PROCESS, VIEW, AttackCase  # noqa: E402
-from sandbox_child import supported  # noqa: E402
+from sandbox_child import no_view, supported  # noqa: E402
 from scene import Scene, unprotected  # noqa: E402
 
 from vortex_worker._core import lockdown  # noqa: E402
-from vortex_worker.sandbox import view  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not supported(), reason="this machine lacks seccomp or Landlock")
 
@@ -41,12 +40,10 @@ _REFUSED_BY_THE_MACHINE = (
 )
 
 
-NO_VIEW = view.why_not() if supported() else ""
-
-
 def scenes_of(case: AttackCase) -> Iterator[Any]:
     """The scenes of one attack: everything on; each layer alone; none of its layers."""
-    without_view = [pytest.mark.skip(reason=f"this machine lets nobody have a view: {NO_VIEW}")] if NO_VIEW else []
+    reason = f"this machine lets nobody have a view: {no_view()}"
+    without_view = [pytest.mark.skip(reason=reason)] if no_view() else []
     marks = without_view if case.stopped_by == (VIEW,) else []
     yield pytest.param(frozenset(), case.name, True, id=f"{case.name}-stopped", marks=marks)
     everything = {*case.stopped_by, *case.also_off}
