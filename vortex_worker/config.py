@@ -13,6 +13,7 @@
                               ``cuda`` with an NVIDIA card, else ``execute``
 ``VORTEX_CUSTOM_NODES``       folders of custom nodes, separated by ``:``
 ``VORTEX_MODELS``             folders that nodes may read, separated by ``:``
+``VORTEX_SPELLINGS``          paths by which nodes may know these folders, too, through links, separated by ``:``
 ``VORTEX_MODULES``            modules to import before lockdown, separated by ``:``
 ``VORTEX_DEVICE``             ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``
 ``VORTEX_MAX_FRAME``          largest control frame, bytes
@@ -57,6 +58,7 @@ class WorkerConfig:
     seccomp_policy: str = ""
     custom_nodes: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    spellings: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     device: str = "auto"
     max_frame: int = MAX_FRAME
@@ -97,6 +99,8 @@ class WorkerConfig:
         socket = env.text("VORTEX_SOCKET", None, "the path of the supervisor's Unix socket, or fd:N")
         if socket.startswith("fd:") and not (socket[3:].isascii() and socket[3:].isdigit()):
             raise env.bad("VORTEX_SOCKET", "the path of the supervisor's Unix socket, or fd:N with N a descriptor")
+        if not socket.startswith("fd:"):
+            socket = os.path.abspath(socket)  # the working directory will be another when it is connected to
         shm_fd = env.number("VORTEX_SHM_FD", -1, 0, 1 << 20, "an inherited descriptor")
         shm_name = env.text("VORTEX_SHM_NAME", "", "a POSIX shared memory name")
         if (shm_fd < 0) == (not shm_name):
@@ -118,6 +122,7 @@ class WorkerConfig:
             seccomp_policy=env.text("VORTEX_SECCOMP_POLICY", "", "a policy's name or file"),
             custom_nodes=env.folders("VORTEX_CUSTOM_NODES"),
             models=env.folders("VORTEX_MODELS"),
+            spellings=env.folders("VORTEX_SPELLINGS", must_exist=False),
             modules=env.modules("VORTEX_MODULES"),
             device=env.text("VORTEX_DEVICE", "auto", "auto, cpu, cuda, cuda:N or mps"),
             max_frame=env.number("VORTEX_MAX_FRAME", MAX_FRAME, 4096, _MAX_FRAME_CAP, "a size in bytes"),
@@ -139,6 +144,7 @@ class WorkerConfig:
             "VORTEX_SECCOMP_POLICY": self.seccomp_policy,
             "VORTEX_CUSTOM_NODES": ":".join(self.custom_nodes),
             "VORTEX_MODELS": ":".join(self.models),
+            "VORTEX_SPELLINGS": ":".join(self.spellings),
             "VORTEX_MODULES": ":".join(self.modules),
             "VORTEX_DEVICE": self.device,
             "VORTEX_MAX_FRAME": str(self.max_frame),
@@ -210,11 +216,11 @@ class _Reader:
                 raise self.bad(name, f"names of Python modules, separated by ':'; {module!r} is none")
         return modules
 
-    def folders(self, name: str) -> tuple[str, ...]:
+    def folders(self, name: str, *, must_exist: bool = True) -> tuple[str, ...]:
         folders = tuple(part for part in self._environ.get(name, "").split(":") if part)
         for folder in folders:
             if not os.path.isabs(folder):
                 raise self.bad(name, f"absolute paths of folders, separated by ':'; {folder!r} is relative")
-            if not os.path.isdir(folder):
+            if must_exist and not os.path.isdir(folder):
                 raise self.bad(name, f"folders that exist; {folder!r} does not")
         return folders

@@ -61,6 +61,8 @@ def take_part(config: WorkerConfig, sandbox: Sandbox, membership: Membership, lo
     listener = sandbox.lock_down()  # S2: the filter jobs run under, on all threads; canary
     if not sandbox.report().enforced:
         log.warning("worker.unsandboxed", missing=sandbox.report().missing)
+    elif sandbox.report().missing:
+        log.info("worker.without", missing=sandbox.report().missing)
     membership.announce_locked(registry, sandbox.report(), listener)  # the kernel tells it what is denied
     sandbox.seal()  # no descriptor leaves any more, and no filter comes on top
 

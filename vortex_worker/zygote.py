@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vortex_worker._core import process
 from vortex_worker.config import WorkerConfig
 from vortex_worker.errors import ConfigError
-from vortex_worker.sandbox.stages import programs, readable
+from vortex_worker.sandbox.stages import programs, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -96,7 +96,7 @@ class Zygote:
             programs(
                 config.seccomp_policy, config.name_denials, config.wxorx, config.has_card
             )  # compiled once, for all
-            readable((*config.models, *config.custom_nodes))
+            visible(config)
         try:
             pid = os.fork()
         except OSError as error:

@@ -112,6 +112,39 @@ def worker():
         yield supervisor.ready()
 
 
+@pytest.mark.parametrize("spelling", ["{folder}/socket", "socket", "{folder}/link/socket", "../{name}/socket"])
+def test_a_socket_by_path_and_an_arena_by_name(tmp_path, spelling):
+    """Any spelling: relative to where it was started, and through links. Neither is there when it is used."""
+    (tmp_path / "link").symlink_to(".")
+    name = f"/vortex-test-{os.getpid()}"
+    arena = Arena.create(8 << 20, name=name)
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(tmp_path / "socket"))
+            listener.listen()
+            listener.settimeout(60)
+            settings = {
+                "VORTEX_SOCKET": spelling.format(folder=tmp_path, name=tmp_path.name),
+                "VORTEX_SHM_NAME": name,
+            }
+            worker = subprocess.Popen(COMMAND, env=environment(**settings), cwd=tmp_path, stderr=subprocess.PIPE)
+            try:
+                ours, _ = listener.accept()
+                ours.settimeout(60)
+                supervisor = Supervisor.__new__(Supervisor)
+                supervisor.process, supervisor.ours, supervisor.arena = worker, ours, arena
+                with ours:
+                    assert supervisor.ready()
+                    assert supervisor.run("Nothing").error.code == "WK-003"
+                assert worker.wait(60) == 0
+            finally:
+                worker.kill()
+                worker.communicate()
+    finally:
+        os.unlink(f"/dev/shm{name}")
+        arena.close()
+
+
 # ------------------------------------------------------------------ nothing to work with
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, NamedTuple
 
-from vortex_worker.sandbox import landlock, seccomp
+from vortex_worker.sandbox import landlock, seccomp, view
 
 TIME_LIMIT = 30.0  # seconds; a child that hangs is killed and the test fails
 STAGES = ("bootstrap", "execute")
@@ -155,6 +155,14 @@ def _parent(pid: int, receive: int) -> Outcome:
     how, value = json.loads(data)
     assert how != "broken", f"the sandbox could not be installed: {value}"
     return Outcome(how, value)
+
+
+@cache
+def no_view() -> str:
+    """Why this machine lets nobody have a view; "": it does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # as in `fork`
+        return view.why_not() if supported() else "no sandbox at all"
 
 
 def supported() -> bool:

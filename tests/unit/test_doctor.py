@@ -7,7 +7,10 @@ import pytest
 
 from vortex_worker.cli.doctor import hints
 
-WELL = {"landlock_abi": 7, "seccomp": True, "denied_calls_named": True, "huge_pages": "always [madvise] never"}
+WELL = {
+    "landlock_abi": 7, "seccomp": True, "view": "can be had", "denied_calls_named": True,
+    "huge_pages": "always [madvise] never",
+}  # fmt: skip
 
 
 def test_a_machine_that_has_all_is_told_nothing():
@@ -20,6 +23,7 @@ def test_a_machine_that_has_all_is_told_nothing():
         ({"landlock_abi": 0}, "landlock_create_ruleset"),
         ({"landlock_abi": 4}, "ABI 6"),
         ({"seccomp": False}, "CONFIG_SECCOMP_FILTER"),
+        ({"view": "view: a namespace of its own: Operation not permitted"}, "user.max_user_namespaces"),
         ({"denied_calls_named": False}, "can't name the call"),
         ({"huge_pages": "always madvise [never]"}, "transparent_hugepage/enabled"),
     ],

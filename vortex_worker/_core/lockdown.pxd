@@ -59,6 +59,26 @@ cdef extern from "landlock.h" nogil:
     int vw_landlock_restrict(const vw_landlock_rule *rules, size_t count, int abi_limit, size_t *failed)
 
 
+cdef extern from "view.h" nogil:
+    ctypedef struct vw_view_link:
+        const char *path
+        const char *target
+
+    ctypedef struct vw_view:
+        const char *const *shown
+        size_t shown_count
+        const vw_view_link *links
+        size_t link_count
+
+    ctypedef enum vw_view_step:
+        VW_VIEW_PATHS
+        VW_VIEW_LINK
+        VW_VIEW_DETACH
+
+    int vw_view_enter(const vw_view *wanted, vw_view_step *failed, size_t *at)
+    const char *vw_view_step_name(vw_view_step step)
+
+
 cdef extern from "fault.h" nogil:
     enum:
         VW_FAULT_REGIONS

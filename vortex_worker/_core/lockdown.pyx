@@ -1,5 +1,5 @@
 """The locks that a worker puts on itself, and the fault handler. Trusted code calls these once, in
-the order of ``main``; what each lock is for stands in csrc/lockdown.h, landlock.h and fault.h."""
+the order of ``main``; what each lock is for stands in csrc/lockdown.h, view.h, landlock.h and fault.h."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
@@ -104,6 +104,52 @@ def _id(number):
 def thread_count():
     """Threads of this process, as the kernel counts them."""
     return check(vw_thread_count())
+
+
+def enter_view(shown, links=()):
+    """S0, before ``isolate``: from now on nothing exists but what is listed, and all of it read-only.
+
+    The process gets a mount namespace of its own, without the privilege for that one of users, too, and "/" as
+    working directory. Beside what is listed it sees its own part of /proc.
+
+    Args:
+        shown: absolute paths (bytes) of files and folders, as ``os.path.realpath`` gives them, none inside another.
+        links: pairs of path and text of symbolic links that lie outside of them.
+
+    Raises:
+        OSError: it can't be had (the message says which step failed), and the process sees what it saw before.
+        RuntimeError: the same, but the process is half in, and must exit.
+    """
+    cdef vw_view wanted
+    cdef vw_view_step failed = VW_VIEW_PATHS
+    cdef size_t i, at = 0
+    cdef int rc
+    shown, links = list(shown), list(links)
+    wanted.shown_count, wanted.link_count = len(shown), len(links)
+    cdef const char **paths = <const char **>PyMem_Malloc((wanted.shown_count + 1) * sizeof(char *))
+    cdef vw_view_link *table = <vw_view_link *>PyMem_Malloc((wanted.link_count + 1) * sizeof(vw_view_link))
+    try:
+        if paths == NULL or table == NULL:
+            raise MemoryError
+        for i in range(wanted.shown_count):
+            paths[i] = c_path(shown[i])
+        for i in range(wanted.link_count):
+            path, target = links[i]
+            table[i].path = c_path(path)
+            table[i].target = c_path(target)
+        wanted.shown, wanted.links = paths, table
+        rc = vw_view_enter(&wanted, &failed, &at)
+    finally:
+        PyMem_Free(paths)
+        PyMem_Free(table)
+    if rc == 0:
+        return
+    why = f"view: {vw_view_step_name(failed).decode()}: {os.strerror(-rc)}"
+    if failed == VW_VIEW_DETACH:
+        raise RuntimeError(why)
+    if failed == VW_VIEW_LINK and at < wanted.link_count:
+        raise OSError(-rc, why, os.fsdecode(links[at][0]))
+    raise OSError(-rc, why, *([os.fsdecode(shown[at])] if at < wanted.shown_count else []))
 
 
 def landlock_abi():

@@ -16,13 +16,14 @@ from rich.table import Table
 import vortex_worker
 from vortex_worker.cli import EXIT_FAILED, EXIT_USAGE
 from vortex_worker.errors import ConfigError, VortexError
-from vortex_worker.sandbox import seccomp
+from vortex_worker.sandbox import seccomp, view
 from vortex_worker.supervisor.fabric import Fabric
 
 _LANDLOCK = (
     "files", "renaming across folders", "truncating", "TCP", "device ioctl", "abstract sockets and signals", "audit",
     "all threads at once",
 )  # fmt: skip
+_HAD = "can be had"
 _SHOWN = 20  # mismatches in a table; --json has all
 
 
@@ -141,6 +142,14 @@ def hints(machine: dict[str, Any], enforced: bool) -> list[str]:
         told.append(
             "No seccomp: the kernel lacks CONFIG_SECCOMP_FILTER, or the filter of a container forbids seccomp()."
         )
+    if machine["view"] != _HAD:
+        told.append(
+            f"No view ({machine['view']}): under the policy execute, nodes can learn which files exist. It takes Linux "
+            "5.12 or newer, and CAP_SYS_ADMIN or else user namespaces for everybody: user.max_user_namespaces above 0, "
+            "kernel.unprivileged_userns_clone=1 (Debian), an AppArmor profile that allows userns (Ubuntu); in a "
+            "container, a system-call filter that allows unshare, pivot_root and what mounts; in a systemd unit, "
+            "RestrictNamespaces=user mnt and SystemCallFilter=@mount."
+        )
     if not machine["denied_calls_named"]:
         told.append("No user notification: a denied call still ends its worker, but the error can't name the call.")
     if machine["huge_pages"] and "[never]" in machine["huge_pages"]:
@@ -164,10 +173,17 @@ def _machine() -> dict[str, Any]:
         "seccomp": seccomp.available(),
         "landlock_abi": abi,
         "landlock": ", ".join(_LANDLOCK[:abi]) or "none",
+        "view": _view(),
         "denied_calls_named": os.path.exists("/proc/sys/kernel/seccomp/actions_avail")
         and "user_notif" in _read("/proc/sys/kernel/seccomp/actions_avail"),
         "huge_pages": _read("/sys/kernel/mm/transparent_hugepage/enabled").strip(),
     }
+
+
+def _view() -> str:
+    if platform.system() != "Linux":
+        return "Linux only"
+    return view.why_not() or _HAD
 
 
 def _container() -> str:

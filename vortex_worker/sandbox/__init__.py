@@ -8,6 +8,7 @@
     matrix.py       holds policy, program and kernel against each other, call by call
     learning.py     what a policy lacks, learned from the calls that it denied
     landlock.py     which files may be read
+    view.py         what exists: these, and the links that lead to them
     preload.py      what is imported before lockdown, because it can't be afterwards
     import_hook.py  clear errors for custom nodes (not a boundary)
     macos.py        systems without seccomp

@@ -6,7 +6,8 @@
 Everything is read-only, and nothing may be executed. What is *not* on the list: home directories, ``/etc``,
 ``/proc``, ``/dev/shm``, ``/tmp``, and the folder that the worker was started in.
 
-Landlock covers opening, not asking: a worker can still learn whether a path exists, and its size and dates.
+Landlock covers opening, not asking whether a path exists: that is what the view is for (``sandbox/view.py``), which
+is made of the same list.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from vortex_worker.errors import ConfigError
 
-__all__ = ["READ_DIR", "READ_FILE", "device_rules", "readonly_rules"]
+__all__ = ["READ_DIR", "READ_FILE", "device_rules", "inside", "outermost", "readonly_rules", "spellings"]
 
 WRITE_FILE = 1 << 1  # LANDLOCK_ACCESS_FS_WRITE_FILE
 READ_FILE = 1 << 2  # LANDLOCK_ACCESS_FS_READ_FILE
@@ -79,7 +80,14 @@ def readonly_rules(extra_paths: Iterable[str | os.PathLike[str]] = ()) -> list[t
     """
     standard = [os.path.realpath(path) for path in (*_python(), *_package(), *SYSTEM_PATHS) if os.path.exists(path)]
     configured = [_configured(os.fspath(path)) for path in extra_paths]
-    return [(os.fsencode(path), _rights(path)) for path in _outermost([*standard, *configured])]
+    return [(os.fsencode(path), _rights(path)) for path in outermost([*standard, *configured])]
+
+
+def spellings(extra_paths: Iterable[str | os.PathLike[str]] = ()) -> list[str]:
+    """The same paths as Python, the loader and the configuration write them, with links."""
+    configured = (os.path.expanduser(os.fspath(path)) for path in extra_paths)
+    paths = dict.fromkeys((*_python(), *_package(), *SYSTEM_PATHS, *configured))
+    return [path for path in paths if os.path.isabs(path) and os.path.exists(path)]
 
 
 def device_rules() -> list[tuple[bytes, int]]:
@@ -89,7 +97,7 @@ def device_rules() -> list[tuple[bytes, int]]:
     """
     devices = [path for pattern in _NVIDIA_DEVICES for path in sorted(glob.glob(pattern))]
     libraries = [path for path in os.environ.get("LD_LIBRARY_PATH", "").split(":") if os.path.isabs(path)]
-    told = _outermost([os.path.realpath(path) for pattern in _NVIDIA_TOLD for path in sorted(glob.glob(pattern))])
+    told = outermost([os.path.realpath(path) for pattern in _NVIDIA_TOLD for path in sorted(glob.glob(pattern))])
     told += [real for path in libraries if os.path.isdir(path) and not _too_wide(real := os.path.realpath(path))]
     return [
         # CUDA gives its threads names, and gives up if it can't. Those are files in here, to be written only; what
@@ -162,10 +170,15 @@ def _is_current(path: str) -> bool:
         return False
 
 
-def _outermost(paths: list[str]) -> list[str]:
+def outermost(paths: Iterable[str]) -> list[str]:
     """Without repetitions, and without what lies inside another of them."""
     unique = dict.fromkeys(paths)
-    return [path for path in unique if not any(parent in unique for parent in _parents(path))]
+    return [path for path in unique if not inside(path, unique)]
+
+
+def inside(path: str, folders: Collection[str]) -> bool:
+    """Whether it lies in one of the folders, or deeper."""
+    return any(parent in folders for parent in _parents(path))
 
 
 def _parents(path: str) -> Iterator[str]:

@@ -14,19 +14,21 @@ import functools
 import os
 import signal
 import stat
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from vortex_worker._core import lockdown
 from vortex_worker.errors import ConfigError
-from vortex_worker.sandbox import landlock, macos, seccomp
+from vortex_worker.sandbox import landlock, macos, seccomp, view
 
 if TYPE_CHECKING:
     from vortex_worker.config import WorkerConfig
 
 _LOG_FILE_LIMIT = 64 << 20  # 64 MiB that a worker may add to a log that is a regular file
 _CANARY = b"/proc/self/environ"  # exists everywhere, is readable for its owner, and no rule allows it
+_UNSEEN = b"/proc/version"  # exists everywhere, and is in no view
 
 
 class SandboxError(Exception):
@@ -75,13 +77,13 @@ class Sandbox:
         self._maps = -1  # /proc/self/maps, from before Landlock, until lockdown
 
     def isolate(self) -> Descriptors:
-        """S0. Open the arena; close everything else; give up session, capabilities and limits.
+        """S0. Open the arena; see nothing but the view; close everything else; give up session, capabilities, limits.
 
         Both filters are compiled here, before there is one that could stand in their way.
 
         Raises:
             ConfigError: no such shared memory or socket, or a bad policy.
-            SandboxError: the kernel refuses a layer.
+            SandboxError: the kernel refuses a layer. (Only the view may be missing.)
         """
         config = self._config
         # Libraries that look for a home directory would else ask the user database, whose plug-ins make
@@ -92,6 +94,8 @@ class Sandbox:
         else:
             self._do_without()
         descriptors = _open_descriptors(config)
+        if sys.platform == "linux":
+            self._enter_view()
         keep = [1, 2, descriptors.arena, descriptors.arena_readonly]
         if descriptors.socket >= 0:
             keep.append(descriptors.socket)
@@ -104,6 +108,21 @@ class Sandbox:
         with self._layer("rlimits", "no_new_privs", "capabilities"):
             lockdown.isolate(keep, limits=limits)
         return descriptors
+
+    def _enter_view(self) -> None:
+        """A second wall beside Landlock's. Many a container forbids it, so a worker goes on without."""
+        if self._config.has_card:  # CUDA looks in more places than are known, and writes its threads' names into /proc
+            self._report.missing.append("view: has not been tried with CUDA")
+            return
+        try:
+            lockdown.enter_view(*visible(self._config))
+            lockdown.canary(_UNSEEN, expected=(errno.ENOENT,))
+        except OSError as error:
+            self._report.missing.append(str(error))
+            return
+        except RuntimeError as error:
+            raise SandboxError(f"{error}, and there is no way back") from None
+        self._report.layers.append("view")
 
     def bootstrap(self) -> None:
         """S1. While there is one thread and no socket: Landlock, then the filter for start-up.
@@ -219,6 +238,17 @@ class Sandbox:
 def readable(folders: tuple[str, ...]) -> list[tuple[bytes, int]]:
     """Landlock's rules for the installation and ``folders``. Raises ConfigError as ``landlock.readonly_rules``."""
     return landlock.readonly_rules(folders)
+
+
+def visible(config: WorkerConfig) -> view.View:
+    """What a worker of that configuration sees. Raises ConfigError as ``landlock.readonly_rules``."""
+    sockets = () if config.socket_fd >= 0 else (config.socket,)
+    return _outline((*config.models, *config.custom_nodes), config.spellings, sockets)
+
+
+@functools.cache  # a zygote finds the links before it forks
+def _outline(folders: tuple[str, ...], spellings: tuple[str, ...], sockets: tuple[str, ...]) -> view.View:
+    return view.outline(readable(folders), landlock.spellings((*folders, *spellings)), sockets)
 
 
 @functools.cache  # a zygote compiles them before it forks

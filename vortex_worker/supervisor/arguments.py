@@ -39,9 +39,13 @@ def module_names(names: Iterable[str]) -> tuple[str, ...]:
     return modules
 
 
-def folders_at(name: str, value: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
-    """Absolute paths of one folder or several, links resolved. ConfigError if one is not there."""
-    folders = [value] if isinstance(value, str | os.PathLike) else list(value)
+def folder_list(value: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str | os.PathLike[str]]:
+    """One folder or several, as a list."""
+    return [value] if isinstance(value, str | os.PathLike) else list(value)
+
+
+def folders_at(name: str, folders: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """Absolute paths of folders, links resolved. ConfigError if one is not there."""
     absolute = []
     for folder in folders:
         path = Path(folder).resolve()
@@ -51,3 +55,9 @@ def folders_at(name: str, value: str | os.PathLike[str] | Iterable[str | os.Path
             raise ConfigError(f"{name} is {os.fspath(folder)!r}: a path with ':' can't be passed to a worker")
         absolute.append(str(path))
     return tuple(absolute)
+
+
+def spellings_of(folders: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """Absolute paths of folders as they were written, where links lead to them."""
+    written = dict.fromkeys(map(os.path.abspath, folders))
+    return tuple(path for path in written if os.path.realpath(path) != path and os.path.isdir(path) and ":" not in path)

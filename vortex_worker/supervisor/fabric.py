@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from vortex_worker.config import HEARTBEAT_MS, LOG_LEVELS, MAX_FRAME, WorkerConfig
 from vortex_worker.errors import ConfigError
-from vortex_worker.supervisor.arguments import check_range, check_seconds, folders_at, module_names
+from vortex_worker.supervisor.arguments import (
+    check_range,
+    check_seconds,
+    folder_list,
+    folders_at,
+    module_names,
+    spellings_of,
+)
 from vortex_worker.supervisor.process import reserve_descriptors
 from vortex_worker.supervisor.thread import FabricThread
 
@@ -128,11 +135,13 @@ class Fabric:
         if log_level not in LOG_LEVELS:
             raise ConfigError(f"log_level is {log_level!r}: it takes one of {', '.join(LOG_LEVELS)}")
         cpus = len(os.sched_getaffinity(0))
+        node_folders, model_folders = folder_list(custom_nodes), folder_list(models)
         config = WorkerConfig(
             socket="",
             seccomp_policy=policy or "",
-            custom_nodes=folders_at("custom_nodes", custom_nodes),
-            models=folders_at("models", models),
+            custom_nodes=folders_at("custom_nodes", node_folders),
+            models=folders_at("models", model_folders),
+            spellings=spellings_of((*node_folders, *model_folders)),
             modules=module_names(modules),
             device=device,
             max_frame=max_frame,

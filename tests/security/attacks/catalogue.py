@@ -21,7 +21,7 @@ def tables() -> str:
             f"### {kind}.py\n\n{about}\n\n| attack | what it tries | stopped by | seen in |\n|---|---|---|---|"
         )
         for case in cases:
-            layers = " or ".join(case.stopped_by) if not case.why else f"**nothing**: {case.why}"
+            layers = " or ".join(case.stopped_by)
             parts[-1] += f"\n| `{case.name}` | {case.tells} | {layers} | {case.effect} |"
     return "\n\n".join(parts) + "\n"
 

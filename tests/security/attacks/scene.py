@@ -48,7 +48,7 @@ from vortex_worker.supervisor.rest import Rest
 from vortex_worker.supervisor.vigil import Vigil
 
 HERE = Path(__file__).parent
-_WEAKENED = {"filter", "Landlock", "isolation", "mapping"}  # layers that a worker puts in force itself
+_WEAKENED = {"filter", "Landlock", "view", "isolation", "mapping"}  # layers that a worker puts in force itself
 _VICTIMS = ("supervisor", "zygote", "sibling", "bystander")
 _DEADLINE = 0.5  # s, of a job that never ends
 _GRACE = 0.2  # s that it has after that

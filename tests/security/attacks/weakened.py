@@ -29,6 +29,15 @@ def without_landlock() -> None:
     lockdown.landlock_abi = lambda: 0  # type: ignore[assignment]
 
 
+def without_view() -> None:
+    from vortex_worker._core import lockdown
+
+    def enter_view(shown: Iterable[bytes], links: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        raise PermissionError(1, "no view for this scene")
+
+    lockdown.enter_view = enter_view
+
+
 def without_isolation() -> None:
     """All of S0 but no_new_privs, without which the other layers can't be had."""
     from vortex_worker._core import lockdown
@@ -61,6 +70,7 @@ def without_mapping() -> None:
 OFF = {
     "filter": without_filter,
     "Landlock": without_landlock,
+    "view": without_view,
     "isolation": without_isolation,
     "mapping": without_mapping,
 }

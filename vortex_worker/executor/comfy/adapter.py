@@ -240,12 +240,13 @@ def explained() -> Iterator[None]:
     try:
         with stand_in.visible():
             yield
-    except PermissionError as error:
-        if error.errno != errno.EACCES or not error.filename:
+    except (PermissionError, FileNotFoundError) as error:
+        if error.errno not in (errno.EACCES, errno.ENOENT) or not error.filename:
             raise  # the guard has said it all
-        raise PermissionError(
-            f"{error}: a worker reads Python's own files, the folders of models and those of custom nodes. To let "
-            "nodes read there, add the folder (Fabric(models=…), --models); to write, return outputs"
+        kind = PermissionError if error.errno == errno.EACCES else FileNotFoundError  # as it has a view, or none
+        raise kind(
+            f"{error}: a worker sees Python's own files, the folders of models and those of custom nodes. To let "
+            "nodes read elsewhere, add the folder (Fabric(models=…), --models); to write, return outputs"
         ) from error
     except ImportError as error:
         raise stand_in.explained(error) from error

@@ -6,7 +6,7 @@ import mmap
 import struct
 from typing import Any
 
-from .registry import FILTER, ISOLATION, LANDLOCK, NOTHING, attack
+from .registry import FILTER, ISOLATION, LANDLOCK, VIEW, attack
 from .tools import AT_FDCWD, module, os, syscall
 
 _ABI_TRUNCATE = 3
@@ -20,31 +20,31 @@ def read(path: str) -> bytes:
 # Reading
 
 
-@attack("leak", LANDLOCK)
+@attack("leak", LANDLOCK, VIEW)
 def read_a_secret(world: Any) -> bytes:
     """A file outside the folders that may be read."""
     return read(f"{world.outside}/secret")
 
 
-@attack("leak", LANDLOCK)
+@attack("leak", LANDLOCK, VIEW)
 def read_by_climbing(world: Any) -> bytes:
     """The same, by `..` from a folder that may be read."""
     return read(f"{world.models}/sub/../../outside/secret")
 
 
-@attack("leak", LANDLOCK)
+@attack("leak", LANDLOCK, VIEW)
 def read_through_a_link(world: Any) -> bytes:
     """The same, through a link that lies in a folder that may be read."""
     return read(f"{world.models}/link")
 
 
-@attack("leak", LANDLOCK)
+@attack("leak", LANDLOCK, VIEW)
 def read_through_a_linked_folder(world: Any) -> bytes:
     """The same, through a link to its folder."""
     return read(f"{world.models}/folder/secret")
 
 
-@attack("leak", LANDLOCK)
+@attack("leak", LANDLOCK, VIEW)
 def read_from_a_moved_folder(world: Any) -> bytes:
     """Open a folder that may be read; its owner moves it out meanwhile, and `..` is elsewhere now."""
     folder = os.open(f"{world.models}/sub", os.O_RDONLY | os.O_DIRECTORY)
@@ -53,7 +53,7 @@ def read_from_a_moved_folder(world: Any) -> bytes:
     return os.read(os.open("../secret", os.O_RDONLY, dir_fd=folder), 64)
 
 
-@attack("leak", LANDLOCK)
+@attack("leak", LANDLOCK, VIEW)
 def read_in_a_race(world: Any) -> bytes:
     """A file that is a link every other moment: looked at while harmless, opened while not."""
     world.node.context.progress(1, 2, "flicker")  # its owner swaps the two until the job ends
@@ -69,7 +69,7 @@ def read_in_a_race(world: Any) -> bytes:
     raise PermissionError(13, "never")
 
 
-@attack("leak", LANDLOCK)
+@attack("leak", LANDLOCK, VIEW)
 def read_by_another_root(world: Any) -> bytes:
     """The same, below /proc/self/root."""
     return read(f"/proc/self/root{world.outside}/secret")
@@ -97,7 +97,7 @@ def read_with_a_garbage_flag(world: Any) -> bytes:
     return os.read(descriptor, 64)
 
 
-@attack("claim", LANDLOCK)
+@attack("claim", LANDLOCK, VIEW)
 def read_the_users(world: Any) -> bool:
     """/etc/passwd."""
     return b"root" in read("/etc/passwd")
@@ -121,15 +121,66 @@ def list_processes(world: Any) -> bool:
     return bool(os.listdir("/proc"))
 
 
-@attack(
-    "claim",
-    NOTHING,
-    why="Landlock does not restrict stat: what exists, and how large it is, is no secret under `execute` (it is "
-    "under `strict`)",
-)
+# Learning what exists: Landlock does not restrict it.
+
+
+@attack("claim", VIEW)
 def learn_what_exists(world: Any) -> bool:
     """`stat`: whether a file outside exists, and how large it is."""
     return os.stat(f"{world.outside}/secret").st_size > 0
+
+
+@attack("claim", VIEW)
+def learn_what_exists_by_statx(world: Any) -> bool:
+    """The same by `statx`."""
+    return syscall("statx", AT_FDCWD, f"{world.outside}/secret".encode(), 0, 0x7FF, bytes(256)) == 0
+
+
+@attack("claim", VIEW)
+def learn_what_exists_by_access(world: Any) -> bool:
+    """The same by `access`."""
+    return os.access(f"{world.outside}/secret", os.F_OK)
+
+
+@attack("claim", VIEW)
+def learn_what_exists_by_errors(world: Any) -> bool:
+    """`open`, by whose errors one can tell: no such file, or one that may not be read."""
+    try:
+        return os.open(f"{world.outside}/secret", os.O_RDONLY) > 0
+    except PermissionError:
+        return True
+
+
+@attack("claim", VIEW)
+def learn_where_a_link_leads(world: Any) -> bool:
+    """`readlink` of a link outside."""
+    return bool(os.readlink("/proc/mounts"))
+
+
+@attack("claim", VIEW)
+def learn_of_the_machine(world: Any) -> bool:
+    """`stat` of well-known files of an administrator's and of the system's: what is installed, and who uses it."""
+    return any(map(os.path.lexists, ("/root/.profile", "/root/.bashrc", "/root/.ssh", "/etc/passwd", "/var/log")))
+
+
+@attack("claim", VIEW)
+def learn_of_processes(world: Any) -> bool:
+    """`stat` of /proc/PID: when a process began, and whose it is."""
+    return os.stat(f"/proc/{world.pids['bystander']}").st_ino > 0
+
+
+@attack("claim", VIEW)
+def climb_above_the_root(world: Any) -> bool:
+    """`..` from the root folder, from the working directory, and from where a folder is mounted."""
+    ways = ("/" + "../" * 16, "../" * 16, world.models + "/.." * 32 + "/", "/proc/self/root/", "/proc/self/cwd/")
+    return any(os.path.lexists(f"{way}{world.outside.lstrip('/')}/secret") for way in ways)
+
+
+@attack("claim", VIEW)
+def climb_by_a_thread(world: Any) -> bool:
+    """The root of each of its threads, and of the process that it was forked from."""
+    roots = [f"/proc/self/task/{os.getpid()}/root", "/proc/thread-self/root", f"/proc/{world.pids['zygote']}/root"]
+    return any(os.path.lexists(f"{root}{world.outside}/secret") for root in roots)
 
 
 @attack("claim", FILTER, LANDLOCK, also_off=(ISOLATION,))
@@ -252,31 +303,31 @@ def make_a_device(world: Any) -> None:
     os.mknod(f"{world.outside}/device", 0o020600, os.makedev(1, 1))
 
 
-@attack("files", FILTER)
+@attack("files", FILTER, VIEW)
 def chmod(world: Any) -> None:
     """`chmod` of a secret: Landlock does not cover it."""
     os.chmod(f"{world.outside}/secret", 0o777)
 
 
-@attack("files", FILTER)
+@attack("files", FILTER, VIEW)
 def set_user_id(world: Any) -> None:
     """The set-user-id bit on a script."""
     os.chmod(f"{world.models}/script.sh", 0o6777)
 
 
-@attack("files", FILTER, also_off=(ISOLATION,))
+@attack("files", FILTER, VIEW, also_off=(ISOLATION,))
 def chown(world: Any) -> None:
     """`chown` of a secret: Landlock does not cover it."""
     os.chown(f"{world.outside}/secret", 65534, 65534)
 
 
-@attack("files", FILTER)
+@attack("files", FILTER, VIEW)
 def utime(world: Any) -> None:
     """`utime`: another date."""
     os.utime(f"{world.outside}/secret", (1, 1))
 
 
-@attack("files", FILTER)
+@attack("files", FILTER, VIEW)
 def extended_attribute(world: Any) -> None:
     """`setxattr`: something written beside the file."""
     os.setxattr(f"{world.models}/weights.bin", "user.vw", b"x")

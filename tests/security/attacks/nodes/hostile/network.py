@@ -8,7 +8,7 @@ from typing import Any
 
 from vortex_worker.ipc import control_pb2 as pb
 
-from .registry import FILTER, ISOLATION, LANDLOCK, attack
+from .registry import FILTER, ISOLATION, LANDLOCK, VIEW, attack
 from .tools import libc, module, os, syscall, vector
 
 _ABI_TCP, _ABI_SCOPE = 4, 6
@@ -142,13 +142,13 @@ def family_with_garbage_above(world: Any) -> None:
 # Unix sockets
 
 
-@attack("received", FILTER)
+@attack("received", FILTER, VIEW)
 def unix_path(world: Any) -> None:
     """A Unix socket with a path, such as a container engine's: Landlock before its newest ABI does not cover it."""
     connect_and_send(AF_UNIX, STREAM, unix(f"{world.outside}/stream"))
 
 
-@attack("received", FILTER)
+@attack("received", FILTER, VIEW)
 def unix_datagram(world: Any) -> None:
     """A Unix datagram socket, such as the system's log."""
     connect_and_send(AF_UNIX, DGRAM, unix(f"{world.outside}/datagram"))
@@ -175,7 +175,7 @@ def socket_pair(world: Any) -> None:
     syscall("socketpair", AF_UNIX, STREAM, 0, pair)
 
 
-@attack("received", FILTER)
+@attack("received", FILTER, VIEW)
 def reconnect_the_control_socket(world: Any) -> None:
     """Dissolve the control socket's connection, and connect it elsewhere."""
     kind = module("socket").socket(fileno=os.dup(world.socket))

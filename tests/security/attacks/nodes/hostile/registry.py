@@ -8,6 +8,7 @@ from typing import Any
 
 # Layers that the corpus can switch off, one by one.
 FILTER = "filter"  # seccomp, both stages
+VIEW = "view"  # a mount namespace in which only what may be read exists
 LANDLOCK = "Landlock"
 ISOLATION = "isolation"  # no capabilities, not dumpable, limits, own session, closed descriptors
 MAPPING = "mapping"  # the arena is mapped read-only, but for the worker's own lease
@@ -18,10 +19,10 @@ MEMORY_LIMIT = "memory limit"
 CHECKS = "checks"  # of what a worker says, by the supervisor
 REST = "rest"  # a worker that computes without having a job is replaced
 PROCESS = "process"  # a node does not run in the supervisor's process
-#: Nothing but the attack itself is in the way: it gets through. A find, and an expected failure of the corpus.
-NOTHING = "nothing"
 
-LAYERS = (FILTER, LANDLOCK, ISOLATION, MAPPING, SEALS, ENVIRONMENT, DEADLINE, MEMORY_LIMIT, CHECKS, REST, PROCESS)
+LAYERS = (
+    FILTER, LANDLOCK, VIEW, ISOLATION, MAPPING, SEALS, ENVIRONMENT, DEADLINE, MEMORY_LIMIT, CHECKS, REST, PROCESS,
+)  # fmt: skip
 
 Function = Callable[[Any], Any]
 
@@ -32,7 +33,8 @@ class AttackCase:
 
     ``effect`` is what changes outside when it succeeds (a key of ``witness.Witness.look``), or ``claim``:
     that the function returns something true, where nobody outside can see it. Each of ``stopped_by`` is
-    enough alone, and with all of them and ``also_off`` switched off the attack succeeds.
+    enough alone, and with all of them and ``also_off`` switched off the attack succeeds. (The view closes nearly all
+    that Landlock does, so it is off wherever that is, unless it is named itself.)
     """
 
     name: str
@@ -43,14 +45,13 @@ class AttackCase:
     stopped_by: tuple[str, ...]
     also_off: tuple[str, ...]
     abi: int  # of Landlock, from which on it stops this
-    why: str  # for an attack that gets through: why
 
 
 ATTACKS: dict[str, AttackCase] = {}
 
 
 def attack(
-    effect: str, *stopped_by: str, also_off: tuple[str, ...] = (), abi: int = 1, why: str = ""
+    effect: str, *stopped_by: str, also_off: tuple[str, ...] = (), abi: int = 1
 ) -> Callable[[Function], Function]:
     """Register a function as an attack. Its name is the attack's, its first line of documentation what it tries."""
 
@@ -59,7 +60,7 @@ def attack(
         assert name not in ATTACKS, name
         kind = function.__module__.rpartition(".")[2]
         tells = (function.__doc__ or "").strip().splitlines()[0]
-        ATTACKS[name] = AttackCase(name, kind, tells, function, effect, stopped_by, also_off, abi, why)
+        ATTACKS[name] = AttackCase(name, kind, tells, function, effect, stopped_by, also_off, abi)
         return function
 
     return register
