@@ -7,6 +7,7 @@ is one JSON object; descriptors travel beside it:
 ====================================================  ==========================================
 supervisor → zygote ``{"fork": n, "config": {…}}``    with socket, arena and log of the worker
 zygote → supervisor ``{"ready": true}``               once, when everything is imported
+zygote → supervisor ``{"settled": true}``             once, when its memory has been gathered
 zygote → supervisor ``{"forked": n, "pid": p}``       with a pidfd of it
 zygote → supervisor ``{"failed": n, "why": "…"}``     no such process could be made
 zygote → supervisor ``{"ended": p, "status": s}``     ``s`` below 0: the signal
@@ -28,6 +29,7 @@ import os
 import select
 import socket
 import sys
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 _MOST = 1 << 17  # bytes of one message
 _SCRATCH = 8 << 20  # bytes of memory to rehearse in
 _QUIET = 0.2  # s without a message, after which there is leisure
+_LATEST = 1.0  # s after which it is taken, in steps between messages
 EXIT_THREADS = 5  # something it imported had started a thread
 
 
@@ -68,13 +71,16 @@ class Zygote:
         """Fork and report until the supervisor hangs up: None. In each child: its Birth."""
         self._say({"ready": True})
         leisure: Iterator[object] | None = _settle()
+        latest = time.monotonic() + _LATEST
         patience = _QUIET
         while True:
+            patience = max(0, min(patience, latest - time.monotonic()))
             events = self._poll.poll(patience if leisure else None)
-            if not events and leisure:
+            if leisure and (not events or not patience):
                 patience = 0
                 if next(leisure, _settle) is _settle:
                     leisure = None
+                    self._say({"settled": True})
             for fd, _ in events:
                 if fd == self._control.fileno():
                     try:

@@ -48,6 +48,8 @@ def start_cold(quick: bool) -> Result:
     )  # fmt: skip
 
 
+_SETTLING = 4.0  # s: a fabric has started, and its zygote gathered its memory
+
 #: A process as bare as a zygote may be: imports, huge pages, fork, a matmul in the child.
 _BARE = """
 import gc, os, time
@@ -108,7 +110,7 @@ def start_warm(quick: bool) -> Result:
                     return message.body
 
     try:
-        messages("ready")
+        messages("settled")
         for number in range(count + 2):
             channels = Channels()
             begun = time.perf_counter()
@@ -177,6 +179,7 @@ def recover_ready(quick: bool) -> Result:
     samples, bare = [], _bare_forks(count)
     with Fabric(1, standby=0) as fabric:
         fabric.wait_ready(120)
+        time.sleep(_SETTLING)
         for _ in range(count):
             (worker,) = fabric.workers()
             begun = time.perf_counter()
@@ -200,6 +203,7 @@ def recover_reply(quick: bool) -> Result:
 
     samples, plain = [], []
     with Fabric(1, custom_nodes=Path(__file__).parent / "nodes") as fabric:
+        time.sleep(_SETTLING)
         for number in range(10 if quick else 50):
             fabric.wait_ready(120)
             gate = fabric.tensor(torch.tensor([0, number]))
@@ -234,6 +238,7 @@ def worker_memory(quick: bool) -> Result:
     for workers in (2, 4):
         with Fabric(workers, standby=0, threads=1) as fabric:
             fabric.wait_ready(120)
+            time.sleep(_SETTLING)
             for _ in range(workers):
                 fabric.run("Identity", {"tensor": 1})
             pids = [worker["pid"] for worker in fabric.workers()]
