@@ -359,7 +359,7 @@ def test_no_other_file_is_sent_to_a_worker(fabric, tmp_path, name, said):
         (tmp_path / copy).write_bytes((tmp_path / "in.png").read_bytes())
     (tmp_path / "way").symlink_to(".dot")
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(WorkflowError, match=said):
         fabric.run_workflow(path, output_dir=tmp_path / "out", settings={"1.image": name})
 
 
@@ -367,7 +367,7 @@ def test_only_a_safetensors_file_is_sent_as_a_latent(fabric, tmp_path):
     (tmp_path / "w.json").write_text(json.dumps({"1": {"class_type": "LoadLatent", "inputs": {"latent": "x"}}}))
     for data in (b"", b"secret of some length", (9).to_bytes(8, "little") + b"{}", (4).to_bytes(8, "little") + b"{:1}"):
         (tmp_path / "x").write_bytes(data)
-        with pytest.raises(ValidationError, match="no latent's"):
+        with pytest.raises(WorkflowError, match="no latent's"):
             fabric.run_workflow(tmp_path / "w.json")
 
 
@@ -405,7 +405,7 @@ def test_every_form_of_picture_is_read(fabric, tmp_path, form):
 @pytest.mark.parametrize("prefix", ["../x", "/tmp/x", "a//b", ".hidden", "a/../../b", "x\0y", ""])
 def test_pictures_are_written_below_the_output_folder_only(fabric, tmp_path, prefix):
     path = picture(tmp_path, value=70)
-    with pytest.raises(ValidationError, match="filename_prefix"):
+    with pytest.raises(WorkflowError, match="filename_prefix"):
         fabric.run_workflow(path, output_dir=tmp_path / "out", settings={"3.filename_prefix": prefix})
 
 
@@ -416,7 +416,7 @@ def test_a_link_in_the_output_folder_leads_nowhere(fabric, tmp_path, elsewhere, 
     (tmp_path / elsewhere).mkdir()
     (tmp_path / "out" / "sub").symlink_to(tmp_path / elsewhere)
     path = picture(tmp_path, value=71)
-    with pytest.raises(ValidationError, match="leads out of"):
+    with pytest.raises(WorkflowError, match="leads out of"):
         fabric.run_workflow(path, output_dir=tmp_path / "out", settings={"3.filename_prefix": prefix})
     assert list((tmp_path / elsewhere).iterdir()) == []
 
