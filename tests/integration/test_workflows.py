@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import vortex_worker as vw
-from vortex_worker.errors import ValidationError, WorkflowError
+from vortex_worker.errors import ExecutionError, ValidationError, WorkflowError
 
 PACKS = Path(__file__).parent / "packs"
 
@@ -140,6 +140,29 @@ def test_lists_run_what_they_are_linked_to_once_an_item(fabric):
     assert [float(image.max()) for image in bright.values["bright"]["brighter"]] == [0.5, 1.5, 2.5]
     none = fabric.run_workflow(workflow, settings={"split.count": 0}, outputs=["bright"])
     assert none.values["bright"]["brighter"] == []
+
+
+def test_of_a_long_list_the_first_that_fails_ends_the_rest(tmp_path):
+    """Found by a hostile user: all of a list's items were queued before anybody looked at the first."""
+    (tmp_path / "long.py").write_text(
+        "from vortex_worker.executor import AbstractExecutor, Port\n"
+        "class Long(AbstractExecutor):\n"
+        "    op_type, output_ports = 'Long', (Port('items', 'INT', is_list=True),)\n"
+        "    def execute(self, inputs, params): return {'items': list(range(100_000))}\n"
+        "class Stumble(AbstractExecutor):\n"
+        "    op_type, input_ports = 'Stumble', (Port('item', 'INT'),)\n"
+        "    def execute(self, inputs, params): raise ValueError(f'no {inputs[\"item\"]}')\n"
+    )
+    workflow = {
+        "long": {"class_type": "Long", "inputs": {}},
+        "stumble": {"class_type": "Stumble", "inputs": {"item": ["long", 0]}},
+    }
+    jobs = []
+    with vw.Fabric(1, standby=0, custom_nodes=tmp_path) as fabric:
+        fabric.observe(jobs.append)
+        with pytest.raises(ExecutionError, match="no 0"):
+            fabric.run_workflow(workflow)
+    assert len(jobs) < 2000
 
 
 def test_hidden_inputs_and_what_is_for_an_editor(fabric):
@@ -393,6 +416,78 @@ def test_what_a_node_gives_for_a_file_is_checked(fabric, tmp_path, kind, name, v
         fabric.run_workflow(picture(tmp_path, workflow), output_dir=tmp_path / "out", outputs=["3"])
     assert caught.value.details["node"] == "3"
     assert not (tmp_path / "out").exists()
+
+
+def test_files_that_are_not_there_are_told_with_every_other_problem(fabric, tmp_path):
+    """Found by first users: each came alone, when its node ran."""
+    for name in ("kat.png", "dog.JPG", "notes.txt", ".cat.png"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "taken").write_text("a file")
+    workflow = {
+        "picture": {"class_type": "LoadImage", "inputs": {"image": "cat.png"}},
+        "mask": {"class_type": "LoadImageMask", "inputs": {"image": "none/of/them.png"}},
+        "latent": {"class_type": "LoadLatent", "inputs": {"latent": "x.latent"}},
+        "model": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd15.safetensors"}},
+        "style": {
+            "class_type": "LoraLoader",
+            "inputs": {"lora_name": "s", "model": ["model", 0], "clip": ["model", 1]},
+        },
+        "save": {"class_type": "SaveImage", "inputs": {"images": ["picture", 0], "filename_prefix": "../up"}},
+        "keep": {"class_type": "SaveLatent", "inputs": {"samples": ["latent", 0], "filename_prefix": "x"}},
+        "other": {"class_type": "EmptyLatentImage", "inputs": {"width": 1}},
+    }
+    (tmp_path / "w.json").write_text(json.dumps(workflow))
+    with pytest.raises(WorkflowError) as caught:
+        fabric.run_workflow(tmp_path / "w.json", output_dir=tmp_path / "taken" / "out", outputs=list(workflow))
+    told = dict(caught.value.problems)
+    assert told.keys() == workflow.keys()
+    assert told["picture"].endswith(f"'cat.png': there is no such file in {tmp_path}; there are: kat.png, dog.JPG")
+    assert "'x.latent'" in told["latent"]
+    assert told["model"].startswith("'ckpt_name': there is no model 'sd15.safetensors'")
+    assert "'../up': it takes letters" in told["save"]
+    assert told["keep"].endswith("taken/out' can't be made: Not a directory")
+    kinds = {node: (e["errors"][0]["type"], e["errors"][0]["details"]) for node, e in caught.value.node_errors.items()}
+    assert kinds["picture"] == ("value_not_in_list", "image")
+    assert kinds["model"] == ("value_not_in_list", "ckpt_name")
+    assert kinds["save"] == ("custom_validation_failed", "filename_prefix")
+    assert sorted(os.listdir(tmp_path)) == [".cat.png", "dog.JPG", "kat.png", "notes.txt", "taken", "w.json"]
+
+
+EXPORTED = {
+    "1": {
+        "inputs": {"image": "in.png", "upload": "image", "speak_and_recognation": {"__value__": [False, True]}},
+        "class_type": "LoadImage",
+        "_meta": {"title": "Load Image"},
+    },
+    "2": {
+        "inputs": {"image": ["1", 0], "stale": ["17", 0], "control_after_generate": "randomize"},
+        "class_type": "ImageInvert",
+        "_meta": {"title": "Invert Image"},
+    },
+    "3": {"inputs": {"images": ["2", 0]}, "class_type": "PreviewImage", "_meta": {"title": "Preview Image"}},
+}
+
+
+def test_inputs_that_an_editor_s_extensions_left_are_passed_over_and_told_once(fabric, tmp_path, caplog):
+    """As ComfyUI does: exported workflows have such, and links that lead nowhere among them."""
+    path = picture(tmp_path, EXPORTED, value=33)
+    for run in range(2):
+        result = fabric.run_workflow(path, output_dir=tmp_path / f"out{run}")
+        assert result.warnings == [
+            "node 1 (LoadImage) has no input 'speak_and_recognation': passed over",
+            "node 2 (ImageInvert) has no input 'control_after_generate', 'stale': passed over",
+        ]
+    assert [record.message for record in caplog.records if "passed over" in record.message] == result.warnings
+    assert json.loads(Image.open(result.files[0]).text["prompt"])["2"]["inputs"]["stale"] == ["17", 0]  # as it was
+
+
+def test_what_somebody_has_just_typed_in_is_not_passed_over(fabric, tmp_path):
+    path = picture(tmp_path, EXPORTED)
+    with pytest.raises(WorkflowError, match="no input 'imag'; did you mean 'image'") as caught:
+        fabric.run_workflow(path, settings={"1.imag": "x.png"})
+    assert len(caught.value.problems) == 1
+    with pytest.raises(ValidationError, match="ImageInvert: it has no parameter 'stale'"):
+        fabric.run("ImageInvert", {"image": torch.ones(1, 2, 2, 3)}, {"stale": 1})
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])

@@ -65,6 +65,15 @@ def one(param: Param, value: Any) -> str | None:
     return found
 
 
+def test_of_many_choices_the_nearest_are_named_and_how_many_there_are() -> None:
+    many = Param("name", "CHOICE", choices=(*(f"solver_{n}" for n in range(40)), "euler", "heun"))
+    assert one(many, "eulr") == (
+        "'name' is 'eulr': did you mean 'euler'? It takes one of 42: euler, heun, solver_0, solver_1, solver_2, "
+        "solver_3, solver_4, solver_5, …"
+    )
+    assert (one(many, 5) or "").startswith("'name' is 5: it takes one of 42: solver_0, ")
+
+
 # ------------------------------------------------------------------- prepare
 
 

@@ -86,12 +86,16 @@ def drop_unknown(graph: Graph, specs: Mapping[str, OpSpec], settings: Iterable[s
             node.values.pop(name, None)
             node.links.pop(name, None)
         if unknown and len(told) < _MOST_TOLD:
-            names = ", ".join(f"{short(name)}{guess(name, known)}" for name in unknown[:_MOST_TOLD])
+            names = ", ".join(short(name) + _bracketed(guess(name, known)) for name in unknown[:_MOST_TOLD])
             names += f" and {len(unknown) - _MOST_TOLD} more" * (len(unknown) > _MOST_TOLD)
             told.append(printable(f"node {node.id:.60} ({node.class_type:.60}) has no input {names}: passed over"))
         elif unknown:
             more += 1
     return told + [f"{more} more nodes have inputs that are passed over"] * bool(more)
+
+
+def _bracketed(hint: str) -> str:
+    return f" ({hint.removeprefix('; ')})" if hint else ""
 
 
 def _node_problems(

@@ -11,7 +11,7 @@ import os
 import queue
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from vortex_worker.supervisor.job import Job
     from vortex_worker.supervisor.workflow import Observer
 
+_AT_ONCE = 512  # jobs of one node that wait or run: enough for 256 workers, and few to take back when one fails
 _UI = "ui"  # the output of a pack's node that is for an editor
 _ALWAYS = float("nan")  # what a node says that changes each time: equal to nothing
 
@@ -37,12 +38,13 @@ _ALWAYS = float("nan")  # what a node says that changes each time: equal to noth
 class _Runs:
     """The jobs of one node: one, or one for each item of a list; or the questions it is asked first."""
 
-    def __init__(self, given: list[dict[str, Any]], *, spread: bool, asking: bool = False) -> None:
+    def __init__(self, given: Sequence[dict[str, Any]], *, spread: bool, asking: bool = False) -> None:
         self.given = given
         self.spread = spread
         self.asking = asking
         self.jobs: list[Job | None] = [None] * len(given)
         self.retried = False
+        self.begun = 0  # how many were submitted; the others wait, for one may fail
         self.left = len(given)
 
 
@@ -203,7 +205,7 @@ class Execution:
         else:
             self._complete(node, "", 0.0, gathered(spec, [], spread=True), [])
 
-    def _check_linked(self, node: Node, each: list[dict[str, Any]]) -> None:
+    def _check_linked(self, node: Node, each: Sequence[dict[str, Any]]) -> None:
         """Refuse what other nodes gave a client node, where it isn't what that takes: no worker checks it."""
         spec = self._specs[node.class_type]
         for given in each:
@@ -217,8 +219,12 @@ class Execution:
 
     def _submit(self, key: str, runs: _Runs) -> None:
         self._runs[key] = runs
-        for place in range(len(runs.given)):
-            self._submit_one(key, runs, place)
+        while runs.begun < min(_AT_ONCE, len(runs.given)):
+            self._submit_next(key, runs)
+
+    def _submit_next(self, key: str, runs: _Runs) -> None:
+        runs.begun += 1
+        self._submit_one(key, runs, runs.begun - 1)
 
     def _submit_one(self, key: str, runs: _Runs, place: int) -> None:
         node = self._graph.nodes[key]
@@ -239,7 +245,7 @@ class Execution:
     def _report(self, key: str, place: int, job: Job) -> None:
         self._ended.put((key, place))
 
-    def _finish_here(self, node: Node, client: ClientNode, each: list[dict[str, Any]]) -> None:
+    def _finish_here(self, node: Node, client: ClientNode, each: Sequence[dict[str, Any]]) -> None:
         assert client.finish is not None
         begun = time.perf_counter()
         ports = {port.name for port in client.spec.inputs}
@@ -267,6 +273,8 @@ class Execution:
         if error is not None:
             raise error
         runs.left -= 1
+        if runs.begun < len(runs.given):
+            self._submit_next(key, runs)
         if self._observer and len(runs.given) > 1 and not runs.asking:
             self._observer.node_progress(key, len(runs.given) - runs.left, len(runs.given))
         if runs.left:
