@@ -208,7 +208,7 @@ def _show(console: Console, result: WorkflowResult, *, quiet: bool, at: str) -> 
     if quiet:
         return
     if not result.nodes:
-        console.print(f"{at}nothing changed: {_counted(len(result.cached))} as before")
+        console.print(f"{at}nothing changed")
         return
     layers = {layer for worker in result.workers for layer in worker["sandbox"]["layers"]}
     enforced = all(worker["sandbox"]["enforced"] for worker in result.workers)

@@ -32,7 +32,8 @@ class Once:
     def warn_of_failures(self, link: WorkerLink) -> None:
         """Log what a worker could not load, with tracebacks: every other lacks the same."""
         for plugin, message, traceback in failures_of(link):
-            self.warn(f"{plugin} did not load: {message}", f"\n{traceback.rstrip()}")
+            frames = traceback.rstrip().removesuffix(message).rstrip()
+            self.warn(f"{plugin} did not load: {message}", f"\n{frames}" if frames else "")
 
     def clear(self) -> None:
         """Forget: all may have changed."""
