@@ -262,7 +262,7 @@ def describe(value: Any) -> str:
         return repr(value) if len(value) < _MAX_QUOTE else repr(value[:_MAX_QUOTE]) + "…"
     if value is None or type(value) in (bool, int, float):
         return repr(value)
-    return f"a {type(value).__name__}"
+    return a(type(value).__name__)
 
 
 def near(name: Any, known: Iterable[str], cutoff: float = 0.6) -> str:
