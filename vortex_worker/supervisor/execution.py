@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from vortex_worker.supervisor.job import Job
     from vortex_worker.supervisor.workflow import Observer
 
+_FILES_AT_ONCE = 16  # the same where each holds a file of up to 15 MiB
 _AT_ONCE = 512  # jobs of one node that wait or run: enough for 256 workers, and few to take back when one fails
 _UI = "ui"  # the output of a pack's node that is for an editor
 _ALWAYS = float("nan")  # what a node says that changes each time: equal to nothing
@@ -38,14 +39,37 @@ _ALWAYS = float("nan")  # what a node says that changes each time: equal to noth
 class _Runs:
     """The jobs of one node: one, or one for each item of a list; or the questions it is asked first."""
 
-    def __init__(self, given: Sequence[dict[str, Any]], *, spread: bool, asking: bool = False) -> None:
+    def __init__(
+        self, given: Sequence[dict[str, Any]], *, spread: bool, asking: bool = False, at_once: int = _AT_ONCE
+    ) -> None:
         self.given = given
+        self.at_once = at_once
         self.spread = spread
         self.asking = asking
         self.jobs: list[Job | None] = [None] * len(given)
         self.retried = False
         self.begun = 0  # how many were submitted; the others wait, for one may fail
         self.left = len(given)
+
+
+class _Files(Sequence[dict[str, Any]]):
+    """What a client node's runs are given where other nodes name the files: each is read when its run begins."""
+
+    def __init__(
+        self, node: Node, spec: OpSpec, client: ClientNode, place: Place, each: Sequence[dict[str, Any]]
+    ) -> None:
+        self._node, self._client, self._place, self._each = node, client, place, each
+        self._defaults = with_defaults(node, spec)
+
+    def __len__(self) -> int:
+        return len(self._each)
+
+    def __getitem__(self, turn: int) -> dict[str, Any]:  # type: ignore[override]  # nobody takes slices
+        try:
+            return self._client.prepare(self._defaults | self._each[turn], self._place)
+        except ValidationError as error:
+            error.details |= {"node": self._node.id, "class_type": self._node.class_type}
+            raise
 
 
 class Execution:
@@ -196,14 +220,15 @@ class Execution:
             self._observer.node_started(node.id, node.class_type)
         if client is not None:
             self._check_linked(node, each)
-        if client is not None and is_told_late(node, client):
-            each = [client.prepare(with_defaults(node, spec) | item, self._place) for item in each]
         if client is not None and client.finish is not None:
             self._finish_here(node, client, each)
-        elif each:
-            self._submit(node.id, _Runs(each, spread=is_spread(spec, given)))
-        else:
+        elif not each:
             self._complete(node, "", 0.0, gathered(spec, [], spread=True), [])
+        elif client is not None and is_told_late(node, client):
+            files = _Files(node, spec, client, self._place, each)
+            self._submit(node.id, _Runs(files, spread=is_spread(spec, given), at_once=_FILES_AT_ONCE))
+        else:
+            self._submit(node.id, _Runs(each, spread=is_spread(spec, given)))
 
     def _check_linked(self, node: Node, each: Sequence[dict[str, Any]]) -> None:
         """Refuse what other nodes gave a client node, where it isn't what that takes: no worker checks it."""
@@ -219,7 +244,7 @@ class Execution:
 
     def _submit(self, key: str, runs: _Runs) -> None:
         self._runs[key] = runs
-        while runs.begun < min(_AT_ONCE, len(runs.given)):
+        while runs.begun < min(runs.at_once, len(runs.given)):
             self._submit_next(key, runs)
 
     def _submit_next(self, key: str, runs: _Runs) -> None:
@@ -229,9 +254,9 @@ class Execution:
     def _submit_one(self, key: str, runs: _Runs, place: int) -> None:
         node = self._graph.nodes[key]
         spec = self._specs[node.class_type]
-        ports = {port.name for port in spec.inputs}
-        inputs = {name: value for name, value in runs.given[place].items() if name in ports}
-        params = {name: value for name, value in runs.given[place].items() if name not in ports}
+        ports, given = {port.name for port in spec.inputs}, runs.given[place]
+        inputs = {name: value for name, value in given.items() if name in ports}
+        params = {name: value for name, value in given.items() if name not in ports}
         if runs.asking:
             job = self._fabric.ask(node.class_type, "NEEDS", inputs=inputs, params=params)
         else:

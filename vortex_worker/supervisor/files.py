@@ -62,18 +62,14 @@ class Kind:
     ends: tuple[str, ...]
 
 
-class NoSuchFile(ValidationError):
-    """There is no file of the name that was given; the message offers others."""
-
-
 def read_input(kind: Kind, name: str, place: Place) -> bytes:
     """A file's content, from below the input folder. ComfyUI's ``cat.png [input]`` is ``cat.png``.
 
     The name may be a worker's, and what is read goes to one: so it has to be of this ``kind``.
 
     Raises:
-        NoSuchFile: it isn't there.
-        ValidationError: it lies elsewhere, is hidden, of another kind, or too large.
+        ValidationError: it isn't there, and ``details`` says ``value_not_in_list``; it lies elsewhere, is hidden, of
+            another kind, or too large.
     """
     shown = printable(repr(name), 500)
     bare = name.removesuffix("[input]").rstrip()
@@ -96,7 +92,8 @@ def read_input(kind: Kind, name: str, place: Place) -> bytes:
             data = file.read(_MAX_FILE + 1)
     except (FileNotFoundError, NotADirectoryError):
         others = _instead(bare, folder, kind)
-        raise NoSuchFile(f"{kind.name} is {shown}: there is no such file in {place.input_dir}{others}") from None
+        text = f"{kind.name} is {shown}: there is no such file in {place.input_dir}{others}"
+        raise ValidationError(text, {"type": "value_not_in_list"}) from None
     except OSError as error:
         raise ValidationError(f"{kind.name} {shown} can't be read: {error.strerror}") from None
     if not kind.is_one(data):

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from vortex_worker.errors import JobError, Problem, ValidationError
 from vortex_worker.executor.ports import PRECHECK_TYPES
 from vortex_worker.ipc.protocol import printable
-from vortex_worker.supervisor.files import NoSuchFile
 
 if TYPE_CHECKING:
     from vortex_worker.executor.ports import OpSpec
@@ -43,7 +42,7 @@ def prepare(
         try:
             params[key] = client.prepare(with_defaults(node, specs[node.class_type]), place)
         except ValidationError as error:
-            kind = "value_not_in_list" if isinstance(error, NoSuchFile) else "custom_validation_failed"
+            kind = error.details.get("type", "custom_validation_failed")
             value = node.values.get(client.names)
             problems.append(Problem(key, error.message, kind, client.names, value, node.class_type))
     for key, answer in ask(fabric, graph, specs, "PRECHECK", params).items():
