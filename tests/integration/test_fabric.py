@@ -541,7 +541,10 @@ def test_the_strict_policy_runs_jobs_with_no_file_at_all():
         ({"device": "abacus"}, "device is 'abacus': it takes auto, cpu, cuda, cuda:N or mps"),
         ({"device": "cuda:"}, "device is 'cuda:'"),
         ({"device": None}, "device is None"),
-        ({"policy": "no-such-policy"}, "no policy 'no-such-policy'; there are .*execute"),
+        (
+            {"policy": "no-such-policy"},
+            "policy is 'no-such-policy': it takes execute, strict, cuda or the path of a TOML file",
+        ),
         ({"policy": "./no-such.toml"}, "policy ./no-such.toml"),
         ({"policy": 5}, "policy is 5: it takes execute, strict, cuda or the path of a TOML file"),
         ({"models": 5}, "models is 5: it takes paths of folders"),

@@ -41,16 +41,18 @@ def policy_at(value: str | os.PathLike[str] | None) -> str:
     """A policy's name, or the absolute path of its file; "" for None. ConfigError if it is none that can be had."""
     if value is None or value == "":
         return ""
-    if not isinstance(value, str | os.PathLike):
-        raise ConfigError(f"policy is {value!r:.80}: it takes execute, strict, cuda or the path of a TOML file")
-    from vortex_worker.sandbox.seccomp import load_policy  # only where one is named: most wait for no more than workers
+    from vortex_worker.sandbox.seccomp import load_policy  # only where one is named: it takes its time
 
+    accepted = "execute, strict, cuda or the path of a TOML file"
+    if not isinstance(value, str | os.PathLike):
+        raise ConfigError(f"policy is {value!r:.80}: it takes {accepted}")
     name = os.fspath(value)
+    is_file = "/" in name or name.endswith(".toml")
     try:
         load_policy(name)
     except ConfigError as error:
-        raise ConfigError(f"policy: {error}") from None
-    return os.path.abspath(name) if "/" in name or name.endswith(".toml") else name
+        raise ConfigError(str(error) if is_file else f"policy is {name!r:.80}: it takes {accepted}") from None
+    return os.path.abspath(name) if is_file else name
 
 
 def module_names(names: Iterable[str]) -> tuple[str, ...]:
