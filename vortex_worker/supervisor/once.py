@@ -19,6 +19,7 @@ class Once:
 
     def __init__(self) -> None:
         self._said: set[str] = set()
+        self._looked_at: set[str] = set()  # workers
 
     def warn(self, text: str, more: str = "") -> None:
         """Log ``text`` and ``more``, unless ``text`` was logged before."""
@@ -31,6 +32,11 @@ class Once:
 
     def warn_of_failures(self, link: WorkerLink) -> None:
         """Log what a worker could not load, with tracebacks: every other lacks the same."""
+        if link.worker_id in self._looked_at:
+            return
+        if len(self._looked_at) >= _MOST:
+            self._looked_at.clear()
+        self._looked_at.add(link.worker_id)
         for plugin, message, traceback in failures_of(link):
             frames = traceback.rstrip().removesuffix(message).rstrip()
             self.warn(f"{plugin} did not load: {message}", f"\n{frames}" if frames else "")
@@ -38,6 +44,7 @@ class Once:
     def clear(self) -> None:
         """Forget: all may have changed."""
         self._said.clear()
+        self._looked_at.clear()
 
 
 def failures_of(link: WorkerLink) -> list[tuple[str, str, str]]:
