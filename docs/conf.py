@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 FIRST = [
     "docs/design",
     "docs/executors",
+    "docs/nodes",
     "docs/comfyui",
     "docs/sampling",
     "docs/models",

@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -42,6 +43,13 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 MAX_FRAME = 16 << 20  # 16 MiB
 _MAX_FRAME_CAP = 1 << 30  # what a u32 length and sane memory allow
 HEARTBEAT_MS = 100
+DEVICES = "auto, cpu, cuda, cuda:N or mps"
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,3})?")
+
+
+def is_device(name: str) -> bool:
+    """Whether ``name`` is written as a device's is; whether there is one, a worker sees when it has torch."""
+    return _DEVICE.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +132,7 @@ class WorkerConfig:
             models=env.folders("VORTEX_MODELS"),
             spellings=env.folders("VORTEX_SPELLINGS", must_exist=False),
             modules=env.modules("VORTEX_MODULES"),
-            device=env.text("VORTEX_DEVICE", "auto", "auto, cpu, cuda, cuda:N or mps"),
+            device=env.device("VORTEX_DEVICE", "auto"),
             max_frame=env.number("VORTEX_MAX_FRAME", MAX_FRAME, 4096, _MAX_FRAME_CAP, "a size in bytes"),
             heartbeat_ms=env.number("VORTEX_HEARTBEAT_MS", HEARTBEAT_MS, 1, 60_000, "milliseconds"),
             threads=env.number("VORTEX_THREADS", 0, 0, 4096, "a count of threads"),
@@ -207,6 +215,12 @@ class _Reader:
         value = self._environ.get(name, "") or default
         if value not in choices:
             raise self.bad(name, " or ".join(choices))
+        return value
+
+    def device(self, name: str, default: str) -> str:
+        value = self._environ.get(name, "") or default
+        if not is_device(value):
+            raise self.bad(name, DEVICES)
         return value
 
     def modules(self, name: str) -> tuple[str, ...]:

@@ -33,6 +33,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+_MOST_SHOWN = 100  # problems of a workflow in a message
+
 
 class VortexError(Exception):
     """Base of every error of this package."""
@@ -61,12 +63,15 @@ class WorkflowError(VortexError):
     """A workflow can't run as written.
 
     ``problems`` is a list of ``(node id, message)``, the id ``""`` for the file as a whole; ``found`` has
-    the same with more detail, and ``node_errors`` is ComfyUI's form of it.
+    the same with more detail, and ``node_errors`` is ComfyUI's form of it. The message shows the first hundred.
     """
 
     def __init__(self, problems: Iterable[Problem | tuple[str, str]]) -> None:
         self.found = [given if isinstance(given, Problem) else Problem(*given) for given in problems]
-        super().__init__("\n".join(f"node {p.node}: {p.text}" if p.node else p.text for p in self.found))
+        lines = [f"node {p.node}: {p.text}" if p.node else p.text for p in self.found[:_MOST_SHOWN]]
+        if len(self.found) > _MOST_SHOWN:
+            lines.append(f"and {len(self.found) - _MOST_SHOWN} more problems")
+        super().__init__("\n".join(lines))
 
     @property
     def problems(self) -> list[tuple[str, str]]:

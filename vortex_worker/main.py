@@ -122,7 +122,7 @@ def load_custom(config: WorkerConfig, registry: Registry, log: Logger) -> None:
     for folder in config.custom_nodes:
         registry.load_folder(folder)
     for failure in registry.failures:
-        log.warning("plugin.failed", plugin=failure.plugin, message=failure.message, traceback=failure.traceback)
+        log.info("plugin.failed", plugin=failure.plugin, message=failure.message, traceback=failure.traceback)
 
 
 def serve(membership: Membership, registry: Registry, engine: Engine, log: Logger) -> int:

@@ -76,7 +76,7 @@ def test_after_workers_died():
 
 
 def test_after_workers_that_never_start():
-    with vw.Fabric(1, **SETTINGS, policy="no-such-policy") as fabric, pytest.raises(vw.errors.LaunchError):
+    with vw.Fabric(1, **SETTINGS, device="cuda:99") as fabric, pytest.raises(vw.errors.LaunchError):
         fabric.wait_ready(60)
 
 

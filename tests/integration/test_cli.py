@@ -1,12 +1,15 @@
 """The command line: what it prints, its exit codes, and what an interruption leaves behind (nothing)."""
 
+import contextlib
 import json
 import os
+import pty
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -74,11 +77,12 @@ def test_a_workflow_that_is_neither_file_nor_example_is_told_what_there_is(tmp_p
     assert "there is digits" in done.stderr
 
 
-def test_run_for_people_shows_each_node_and_where_the_picture_went(digits, tmp_path):
+def test_run_says_where_the_picture_went_and_how_it_was_made(digits, tmp_path):
     done = vortex("run", digits / "workflow.json", "-o", "out", "--set", "sampler.steps=2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "KSampler" in done.stderr
-    assert "out/digits_00001.png" in done.stderr
+    assert done.stdout == "wrote out/digits_00001.png\n"
+    assert "5 nodes in " in done.stderr
+    assert "━" not in done.stderr  # bars are for terminals
     assert (tmp_path / "out" / "digits_00001.png").exists()
 
 
@@ -151,8 +155,8 @@ def test_a_failing_node_is_status_1_and_named(tmp_path):
 def test_an_output_folder_that_cannot_be_made_is_told(digits, tmp_path):
     (tmp_path / "file").write_text("")
     done = vortex("run", digits / "workflow.json", "-o", "file/out", "--set", "sampler.steps=1", cwd=tmp_path)
-    assert done.returncode in (1, 2)
-    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 2
+    assert "node save: output folder 'file/out' can't be made: Not a directory" in done.stderr
 
 
 def test_nodes_lists_what_there_is(digits, tmp_path):
@@ -193,6 +197,112 @@ def test_watch_runs_again_what_a_change_touches(tmp_path):
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
     assert process.returncode == 130
+
+
+def test_watch_says_when_nothing_changed_and_writes_nothing_then(tmp_path):
+    nodes = SMALL | {"c": {"class_type": "SaveLatent", "inputs": {"samples": ["b", 0], "filename_prefix": "x"}}}
+    path = workflow(tmp_path, nodes)
+    process = subprocess.Popen(
+        [*COMMAND, "run", str(path), "--watch"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout.readline() == "wrote out/x_00001.latent\n"
+        assert re.match(r"\d\d:\d\d:\d\d 3 nodes in [\d.]+ s, sandboxed by ", process.stderr.readline())
+        path.write_text(path.read_text() + "\n")
+        assert re.fullmatch(r"\d\d:\d\d:\d\d nothing changed\n", process.stderr.readline())
+        nodes["b"]["inputs"]["amount"] = 3
+        workflow(tmp_path, nodes)
+        assert process.stdout.readline() == "wrote out/x_00002.latent\n"
+        assert " 2 nodes (1 unchanged) in " in process.stderr.readline()
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert sorted(os.listdir(tmp_path / "out")) == ["x_00001.latent", "x_00002.latent"]
+
+
+def at_a_terminal(*arguments, cwd):
+    """What the command shows at a terminal of 80 columns, and its standard output, which goes to a file."""
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, 80))
+    with open(cwd / "stdout", "w+") as stdout:
+        process = subprocess.Popen([*COMMAND, *map(str, arguments)], cwd=cwd, stdout=stdout, stderr=slave)
+        os.close(slave)
+        shown = b""
+        with contextlib.suppress(OSError):  # Linux's word for the end of a terminal
+            while data := os.read(master, 1 << 16):
+                shown += data
+        os.close(master)
+        assert process.wait(60) == 0
+        return shown.decode(), (cwd / "stdout").read_text()
+
+
+def test_bars_are_for_terminals_and_results_for_standard_output(tmp_path):
+    nodes = SMALL | {"c": {"class_type": "SaveLatent", "inputs": {"samples": ["b", 0], "filename_prefix": "x"}}}
+    shown, said = at_a_terminal("run", workflow(tmp_path, nodes), cwd=tmp_path)
+    assert "━" in shown
+    assert "RepeatLatentBatch" in shown
+    assert "3 nodes in " in shown
+    assert said == "wrote out/x_00001.latent\n"
+    shown, said = at_a_terminal("run", "--quiet", tmp_path / "workflow.json", cwd=tmp_path)
+    assert (shown, said) == ("", "wrote out/x_00002.latent\n")
+
+
+def test_a_plugin_that_fails_is_told_once_with_its_traceback_in_lines(tmp_path):
+    """Found by first users: each worker wrote it, with its line ends escaped."""
+    (tmp_path / "nodes").mkdir()
+    (tmp_path / "nodes" / "slip.py").write_text("import nothing_of_this_name\n")
+    done = vortex("run", workflow(tmp_path), "--custom-nodes", "nodes", "--workers", "2", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr.count("nothing_of_this_name'") == 1
+    assert done.stderr.startswith("warning: nodes/slip did not load: ModuleNotFoundError: No module named ")
+    assert '\n  File "' in done.stderr
+    unknown = workflow(tmp_path, {"1": {"class_type": "Facefix", "inputs": {}}})
+    done = vortex("run", unknown, "--custom-nodes", "nodes", cwd=tmp_path)
+    assert (
+        "there is no node 'Facefix'. Folders of custom nodes are given by custom_nodes= or --custom-nodes"
+        in done.stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--device", "gpu"], "device is 'gpu': it takes auto, cpu, cuda, cuda:N or mps"),
+        (["--policy", "nosuch"], "policy is 'nosuch': it takes execute, strict, cuda or the path of a TOML file"),
+        (["--policy", "./none.toml"], "policy ./none.toml: "),
+        (["--models", "nowhere"], "'nowhere' does not exist"),
+    ],
+)
+def test_bad_settings_are_told_before_a_worker_starts(tmp_path, arguments, said):
+    done = vortex("run", workflow(tmp_path), *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "worker" not in done.stderr.replace("vortex-worker", "")
+
+
+@pytest.mark.parametrize("matrix", [[], ["--matrix"]])
+def test_doctor_names_the_policies_there_are(tmp_path, matrix):
+    done = vortex("doctor", *matrix, "--profile", "nosuch", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("--profile nosuch: no policy 'nosuch'; there are bootstrap, cuda, ")
+    assert "execute, " in done.stderr
+    assert done.stdout == ""
+
+
+def test_in_a_pipe_no_name_of_a_node_is_cut(tmp_path):
+    folder = tmp_path / "nodes"
+    folder.mkdir()
+    (folder / "long.py").write_text(
+        "from vortex_worker.executor import AbstractExecutor, Param\n"
+        f"class Long(AbstractExecutor):\n    op_type = '{'Long' * 40}'\n"
+        f"    params = (Param('{'name' * 40}', 'INT'),)\n"
+        "    def execute(self, inputs, params): return {}\n"
+    )
+    listed = vortex("nodes", "--custom-nodes", folder, cwd=tmp_path).stdout
+    assert "Long" * 40 + "  nodes/long\n" in listed
+    assert f"  takes  {'name' * 40} [a whole number]\n" in listed
+    assert "euler_ancestral_cfg_pp" in listed
 
 
 def test_only_runs_what_a_node_needs_and_a_picture_is_a_workflow(digits, tmp_path):

@@ -538,6 +538,18 @@ def test_the_strict_policy_runs_jobs_with_no_file_at_all():
         ({"memory_limit": -1}, "memory_limit"),
         ({"grace": -1.0}, "grace"),
         ({"start_timeout": 0}, "start_timeout"),
+        ({"device": "abacus"}, "device is 'abacus': it takes auto, cpu, cuda, cuda:N or mps"),
+        ({"device": "cuda:"}, "device is 'cuda:'"),
+        ({"device": None}, "device is None"),
+        (
+            {"policy": "no-such-policy"},
+            "policy is 'no-such-policy': it takes execute, strict, cuda or the path of a TOML file",
+        ),
+        ({"policy": "./no-such.toml"}, "policy ./no-such.toml"),
+        ({"policy": 5}, "policy is 5: it takes execute, strict, cuda or the path of a TOML file"),
+        ({"models": 5}, "models is 5: it takes paths of folders"),
+        ({"models": "no\0folder"}, "models is"),
+        ({"models": NODES / "nowhere"}, "models is .*nowhere.*folders that exist"),
     ],
     ids=lambda value: str(value)[-40:],
 )
@@ -546,7 +558,7 @@ def test_a_bad_setting_is_refused_by_name_before_anything_starts(settings, named
         vw.Fabric(**settings).close()
 
 
-@pytest.mark.parametrize("settings", [{"policy": "no-such-policy"}, {"device": "abacus"}], ids=str)
+@pytest.mark.parametrize("settings", [{"device": "cuda:99"}], ids=str)
 def test_a_setting_that_only_a_worker_can_judge_ends_in_a_launch_error(settings):
     value = next(iter(settings.values()))
     with vw.Fabric(1, **settings) as fabric:

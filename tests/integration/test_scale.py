@@ -93,6 +93,6 @@ def test_scaling_up_and_down_disturbs_nobody():
 
 @pytest.mark.parametrize("workers", [0, -1, 257, True, 2.0, "3"])
 def test_a_number_that_can_not_be_is_refused(single, workers):
-    with pytest.raises(ConfigError, match=r"workers is .*: it takes a whole number, 1 to \d+"):
+    with pytest.raises(ConfigError, match=r"workers is .*: it takes a whole number, 1 to \d+: shared memory has room"):
         single.scale(workers)
     assert single.run("Identity", {"tensor": 1}) == {"tensor": 1}

@@ -1,16 +1,21 @@
 """``vortex-worker top`` finds the fabrics of this user by itself, and is not fooled by what workers write."""
 
+import io
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import until
+from rich.console import Console
 
 import vortex_worker as vw
-from vortex_worker.shm.running import look
+from vortex_worker.cli.top import as_dict, render
+from vortex_worker.shm.running import FabricView, look
 
 NODES = Path(__file__).parent / "nodes"
 TOP = [sys.executable, "-P", "-m", "vortex_worker", "top", "--once", "--interval", "0.1"]
@@ -43,6 +48,35 @@ def test_idle_workers(fabric, tmp_path):
         assert worker["memory_bytes"] > 1 << 20
     assert found["command"]
     assert found["arena_bytes"] > 1 << 30
+
+
+def test_a_standby_is_no_idle_worker(tmp_path):
+    with vw.Fabric(workers=1, standby=1) as fabric:
+        fabric.wait_ready()
+        states = {worker["pid"]: worker["state"] for worker in ours(fabric, tmp_path)["workers"]}
+        (worker,), (standby,) = fabric.workers(), fabric.standbys()
+        assert states == {worker["pid"]: "idle", standby["pid"]: "standby"}
+        os.kill(worker["pid"], signal.SIGKILL)
+        until(lambda: fabric.workers()[0]["pid"] == standby["pid"], "the standby's turn")
+        until(lambda: states_of(fabric, tmp_path).get(standby["pid"]) == "idle", "top to tell")
+
+
+def states_of(fabric, tmp_path):
+    return {worker["pid"]: worker["state"] for worker in ours(fabric, tmp_path)["workers"]}
+
+
+def test_an_arena_without_workers_is_not_listed():
+    nobody = FabricView(pid=1, inode=1, command="closed", arena=1 << 30, time=0.0, workers=[])
+    assert as_dict([], [nobody]) == {"fabrics": []}
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_screen_is_whole_at_any_width(fabric, width):
+    console = Console(record=True, width=width, file=io.StringIO())
+    console.print(render(as_dict([], look())))
+    shown = console.export_text()
+    assert all(str(worker["pid"]) in shown for worker in fabric.workers())
+    assert "…" not in "".join(line for line in shown.splitlines() if "·" not in line)  # a command line may be cut
 
 
 def test_a_running_job_its_progress_and_the_table_for_people(fabric, tmp_path):

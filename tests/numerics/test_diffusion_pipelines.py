@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 import vortex_worker as vw
-from vortex_worker.errors import ValidationError
+from vortex_worker.errors import ValidationError, WorkflowError
 from vortex_worker.executor.nodes.sampling.model import DiffusionModel
 from vortex_worker.executor.nodes.sampling.schedules import sigmas_for
 
@@ -356,6 +356,29 @@ def test_weights_stay_in_the_file(shelf: Shelf) -> None:
             assert mapped >= name.stat().st_size // 1024
             assert own == 0
         del held
+
+
+def test_models_that_are_not_there_are_told_before_anything_runs(fabric: Any) -> None:
+    workflow = {
+        "load": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sdxl.ckpt"}},
+        "style": {
+            "class_type": "LoraLoaderModelOnly",
+            "inputs": {"model": ["load", 0], "lora_name": "../secret.safetensors"},
+        },
+        "vae": {"class_type": "VAELoader", "inputs": {"vae_name": "kl-f8.safetensors"}},
+    }
+    with pytest.raises(WorkflowError) as caught:
+        fabric.run_workflow(workflow, outputs=list(workflow))
+    told = dict(caught.value.problems)
+    assert told["load"].startswith(
+        "'ckpt_name': there is no 'sdxl.ckpt' in the folders of models; did you mean 'sdxl.safetensors'"
+    )
+    assert "There are: sdxl.safetensors, " in told["load"]
+    assert "is no name of a model" in told["style"]
+    assert "there is no 'kl-f8.safetensors'" in told["vae"]
+    errors = caught.value.node_errors
+    assert {errors[node]["errors"][0]["type"] for node in workflow} == {"value_not_in_list"}
+    assert errors["load"]["errors"][0]["extra_info"] == {"input_name": "ckpt_name", "received_value": "sdxl.ckpt"}
 
 
 @pytest.mark.parametrize(

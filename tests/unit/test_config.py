@@ -58,6 +58,8 @@ def test_an_empty_value_is_an_unset_one():
         ("VORTEX_SHM_SIZE", "12GB", "bytes"),
         ("VORTEX_SHM_SIZE", "9" * 30, "bytes"),
         ("VORTEX_SHM_DATA", "-1", "bytes"),
+        ("VORTEX_DEVICE", "gpu", "auto, cpu, cuda, cuda:N or mps"),
+        ("VORTEX_DEVICE", "cuda:x", "cuda:N"),
         ("VORTEX_LOG_LEVEL", "loud", "debug or info"),
         ("VORTEX_CUSTOM_NODES", "relative/path", "absolute"),
         ("VORTEX_CUSTOM_NODES", "/no/such/folder", "exist"),

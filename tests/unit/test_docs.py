@@ -46,6 +46,12 @@ def test_the_examples_run(name, tmp_path, monkeypatch):
         gc.collect()
 
 
+def test_a_node_is_fifteen_lines_as_we_say_it_is():
+    (file, text), *_ = RUNNABLE.findall(page("executors.md"))
+    assert "these fifteen lines" in page("executors.md")
+    assert (file, len(text.splitlines())) == ("my_nodes/vignette.py", 15)
+
+
 def test_every_python_block_of_executors_is_marked():
     assert len(RUNNABLE.findall(page("executors.md"))) == page("executors.md").count("```python")
 

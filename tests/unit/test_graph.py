@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vortex_worker.errors import WorkflowError
 from vortex_worker.executor.ports import OpSpec, Param, Port
-from vortex_worker.supervisor.check import check
+from vortex_worker.supervisor.check import check, drop_unknown
 from vortex_worker.supervisor.graph import Graph, Node, is_link
 
 SPECS = {
@@ -116,6 +116,51 @@ def test_only_the_nodes_of_a_cycle_are_blamed_for_it():
         "free": {"class_type": "Any", "inputs": {"value": 1}},
     }
     assert {node for node, text in problems_of(workflow) if "cycle" in text} == {"a", "b", "self"}
+
+
+def test_of_a_large_cycle_a_few_nodes_are_named_and_how_many_there_are():
+    count = 100_000
+    workflow = {
+        str(n): {"class_type": "Any", "inputs": {"value": [str(n - 1 if n else count - 1), 0]}} for n in range(count)
+    }
+    with pytest.raises(WorkflowError) as caught:
+        check(Graph.read(workflow), SPECS)
+    assert len(str(caught.value)) < 1000
+    assert "node 0: is part of a cycle" in str(caught.value)
+    assert "100000 nodes in all are part of a cycle" in str(caught.value)
+    assert len(caught.value.problems) < 10
+
+
+def test_a_message_shows_a_hundred_problems_and_how_many_more_there_are():
+    with pytest.raises(WorkflowError) as caught:
+        check(Graph.read({str(n): {"class_type": "Any"} for n in range(1000)}), SPECS)
+    assert len(str(caught.value).split("\n")) == 101
+    assert str(caught.value).endswith("and 900 more problems")
+    assert len(caught.value.problems) == 1000
+
+
+def test_an_unknown_node_s_problem_says_once_where_nodes_come_from():
+    problems = problems_of({"1": {"class_type": "Facefix"}, "2": {"class_type": "Sampel"}})
+    assert [text for _, text in problems] == [
+        "there is no node 'Facefix'. Folders of custom nodes are given by custom_nodes= or --custom-nodes",
+        "there is no node 'Sampel'; did you mean 'Sample'?",
+    ]
+
+
+def test_nouns_have_their_articles():
+    specs = SPECS | {"Show": OpSpec("Show", inputs=(Port("picture", "IMAGE"), Port("model", "MODEL")))}
+    with pytest.raises(WorkflowError, match=r"link to an IMAGE, not 1\n.*link to a MODEL"):
+        check(Graph.read({"1": {"class_type": "Show", "inputs": {"picture": 1}}}), specs)
+
+
+def test_unknown_inputs_are_taken_away_but_not_aliases_and_what_was_set():
+    graph = Graph.read(with_inputs("3", stps=1, old=["9", 0], mask=["1", 0]))
+    graph.set_values({"3.step": 4})
+    assert drop_unknown(graph, SPECS, ["3.step"]) == [
+        "node 3 (Sample) has no input 'stps' (did you mean 'steps'?), 'old': passed over"
+    ]
+    assert graph.nodes["3"].values.keys() == {"name", "step"}
+    assert graph.nodes["3"].links.keys() == {"model", "latent_image", "mask"}
 
 
 def test_settings_override_values_and_links():

@@ -65,6 +65,15 @@ def one(param: Param, value: Any) -> str | None:
     return found
 
 
+def test_of_many_choices_the_nearest_are_named_and_how_many_there_are() -> None:
+    many = Param("name", "CHOICE", choices=(*(f"solver_{n}" for n in range(40)), "euler", "heun"))
+    assert one(many, "eulr") == (
+        "'name' is 'eulr': did you mean 'euler'? It takes one of 42: euler, heun, solver_0, solver_1, solver_2, "
+        "solver_3, solver_4, solver_5, …"
+    )
+    assert (one(many, 5) or "").startswith("'name' is 5: it takes one of 42: solver_0, ")
+
+
 # ------------------------------------------------------------------- prepare
 
 
@@ -108,9 +117,9 @@ def test_every_problem_is_listed() -> None:
         {"modle": Model(), "latent": 3, "extra": torch.zeros(2), "strength": "high"},
         {"steps": 0, "cfg": float("nan"), "name": "eulr", "stesp": 5, "tags": "abc"},
     ) == [
-        "Sampler has no input 'modle'; did you mean 'model'?",
-        "Sampler has no input 'extra'; it has model, latent, latent_image, samples, strength",
-        "Sampler has no parameter 'stesp'; did you mean 'steps'?",
+        "it has no input 'modle'; did you mean 'model'?",
+        "it has no input 'extra'; it has model, latent, latent_image, samples, strength",
+        "it has no parameter 'stesp'; did you mean 'steps'?",
         "input 'model' is missing: it takes a MODEL object",
         "input 'latent' is 3: it takes a dict with 'samples', a tensor [batch, channels, …]",
         "input 'strength' is 'high': it takes a finite number",
@@ -144,7 +153,7 @@ def test_what_is_told_is_bounded() -> None:
 def test_a_node_without_anything() -> None:
     empty = OpSpec("Empty")
     assert prepare(empty, {}, {}) == ({}, {})
-    assert problems(empty, {"a": 1}, {"b": 2}) == ["Empty has no input 'a'", "Empty has no parameter 'b'"]
+    assert problems(empty, {"a": 1}, {"b": 2}) == ["it has no input 'a'", "it has no parameter 'b'"]
 
 
 # --------------------------------------------------------------------- types

@@ -49,6 +49,7 @@ def command() -> None:
     type=click.Path(dir_okay=False, writable=True),
     help="UNSAFE: let denied system calls through, and write a policy that allows them.",
 )
+@click.option("-q", "--quiet", is_flag=True, help="Print where results went, warnings and errors; nothing else.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of progress.")
 def run(**options: object) -> None:
     """Run WORKFLOW: a file in ComfyUI's API format, a PNG with one inside, or "digits", which is always there."""

@@ -17,6 +17,7 @@ import vortex_worker
 from vortex_worker.cli import EXIT_FAILED, EXIT_USAGE
 from vortex_worker.errors import ConfigError, VortexError
 from vortex_worker.sandbox import seccomp, view
+from vortex_worker.sandbox.seccomp import load_policy
 from vortex_worker.supervisor.fabric import Fabric
 
 _LANDLOCK = (
@@ -29,6 +30,8 @@ _SHOWN = 20  # mismatches in a table; --json has all
 
 def doctor_command(policy: str, wxorx: bool, as_json: bool) -> int:
     """Look at the machine, start a worker, and tell what the kernel says of it. Returns the exit status."""
+    if bad := _unusable((policy,)):
+        return bad
     report: dict[str, Any] = {"machine": _machine(), "hints": []}
     try:
         with Fabric(1, policy=policy, wxorx=wxorx, standby=0) as fabric:
@@ -60,6 +63,8 @@ def matrix_command(profiles: tuple[str, ...], wxorx: bool, as_json: bool) -> int
     from vortex_worker._core import probe
     from vortex_worker.sandbox import matrix
 
+    if bad := _unusable(profiles):
+        return bad
     errors = Console(stderr=True)
     if not probe.supported():
         errors.print("The matrix makes system calls by hand, which it can on x86-64 Linux only.", style="red")
@@ -82,6 +87,18 @@ def matrix_command(profiles: tuple[str, ...], wxorx: bool, as_json: bool) -> int
     else:
         _show(findings)
     return EXIT_FAILED if any(finding.mismatches or finding.redundant for finding in findings) else 0
+
+
+def _unusable(profiles: tuple[str, ...]) -> int:
+    """The exit status, and a sentence, where one of these is no policy; else 0."""
+    for name in profiles:
+        try:
+            load_policy(name)
+        except ConfigError as error:
+            text = f"--profile {name}: {error}"
+            Console(stderr=True, soft_wrap=True).print(text, style="red", markup=False, highlight=False)
+            return EXIT_USAGE
+    return 0
 
 
 def _tell(progress: Progress, task: TaskID, done: int, of: int) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from vortex_worker.cli import EXIT_FAILED, EXIT_USAGE
 from vortex_worker.cli.changes import Changes
+from vortex_worker.cli.console import diagnostics
 from vortex_worker.errors import ConfigError, JobError, VortexError, WorkflowError
 from vortex_worker.ipc.protocol import printable
 from vortex_worker.supervisor.fabric import Fabric
@@ -38,12 +38,13 @@ def run_command(
     policy: str | None,
     wxorx: bool,
     learn: str | None,
+    quiet: bool,
     as_json: bool,
 ) -> int:
     """Run it; returns the exit status."""
-    console = Console(stderr=True)
+    console = diagnostics()
     folders = custom_nodes or _own_folder(workflow)
-    logging.basicConfig(level="WARNING", format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
+    bars = _Bars(console, shown=console.is_terminal and not quiet and not as_json)
     try:
         values = dict(_parse_setting(text) for text in settings)
         graph = Graph.read(workflow)
@@ -61,10 +62,9 @@ def run_command(
                 wxorx=wxorx,
                 learn=learn is not None,
             ) as fabric,
-            _Bars(console, quiet=as_json) as bars,
+            bars,
         ):
             bars.starting(workers)
-            _report_plugins(fabric, console)
             changes = Changes(workflow, folders)
             while True:
                 try:
@@ -74,39 +74,45 @@ def run_command(
                 except (WorkflowError, JobError) as error:
                     if not watch:
                         raise
-                    _told(console, as_json, error)
+                    bars.stop()
+                    _told(console, as_json, error, at=_now())
                 else:
-                    _tell(console, as_json, result, None if learn is None else fabric.write_learned(learn))
+                    bars.stop()
+                    if as_json:
+                        _tell(result, None if learn is None else fabric.write_learned(learn))
+                    else:
+                        _show(console, result, quiet=quiet, at=_now() if watch else "")
                 finally:
                     if learn is not None:
                         _tell_learned(console, learn, fabric.write_learned(learn))
                 if not watch:
                     return 0
-                bars.clear()
                 if changes.wait():
                     fabric.reload()  # the nodes themselves have changed
-                    _report_plugins(fabric, console)
+                bars.start()
     except VortexError as error:
         return _told(console, as_json, error)
 
 
-def _tell(console: Console, as_json: bool, result: WorkflowResult, learned: list[dict[str, object]] | None) -> None:
-    if as_json:
-        report = as_dict(result)
-        if learned is not None:
-            report["learned"] = learned
-        print(json.dumps(report), flush=True)
-    else:
-        _show(console, result)
+def _tell(result: WorkflowResult, learned: list[dict[str, object]] | None) -> None:
+    report = as_dict(result)
+    if learned is not None:
+        report["learned"] = learned
+    print(json.dumps(report), flush=True)
 
 
-def _told(console: Console, as_json: bool, error: VortexError) -> int:
+def _told(console: Console, as_json: bool, error: VortexError, at: str = "") -> int:
     """Say what went wrong; the exit status for it."""
     if isinstance(error, WorkflowError):
-        return _fail(console, as_json, EXIT_USAGE, "the workflow can't run", error)
+        return _fail(console, as_json, EXIT_USAGE, f"{at}the workflow can't run", error)
     if isinstance(error, ConfigError):
-        return _fail(console, as_json, EXIT_USAGE, "bad settings", error)
-    return _fail(console, as_json, EXIT_FAILED, "the workflow failed", error)
+        return _fail(console, as_json, EXIT_USAGE, f"{at}bad settings", error)
+    return _fail(console, as_json, EXIT_FAILED, f"{at}the workflow failed", error)
+
+
+def _now() -> str:
+    """For lines among which hours may pass."""
+    return time.strftime("%H:%M:%S ")
 
 
 def as_dict(result: WorkflowResult) -> dict[str, Any]:
@@ -117,6 +123,7 @@ def as_dict(result: WorkflowResult) -> dict[str, Any]:
         "outputs": result.outputs,
         "nodes": result.nodes,
         "cached": result.cached,
+        "warnings": result.warnings,
         "workers": [{key: w[key] for key in ("id", "pid", "sandbox")} for w in result.workers],
     }
 
@@ -145,11 +152,6 @@ def _declares_nodes(path: Path) -> bool:
     return "AbstractExecutor" in text or "NODE_CLASS_MAPPINGS" in text
 
 
-def _report_plugins(fabric: Fabric, console: Console) -> None:
-    for plugin, message, _ in fabric.plugin_errors():
-        console.print(f"[yellow]custom nodes {escape(plugin)} did not load:[/] {escape(message)}", highlight=False)
-
-
 def _warn_of_learning(console: Console, path: str) -> None:
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
@@ -162,11 +164,11 @@ def _warn_of_learning(console: Console, path: str) -> None:
 
 def _tell_learned(console: Console, path: str, learned: list[dict[str, object]]) -> None:
     if not learned:
-        console.print("learned: the policy lacks nothing for this; no file is written", highlight=False)
+        console.print("learned: the policy lacks nothing for this; no file is written")
         return
     calls = ", ".join(sorted({str(line["call"]) for line in learned}))
     console.print(f"learned: {len(learned)} missing lines ({escape(calls)}), written to [bold]{escape(path)}[/]")
-    console.print("[bold red]unsafe until you have read it[/]: keep what you can explain", highlight=False)
+    console.print("[bold red]unsafe until you have read it[/]: keep what you can explain")
 
 
 def _fail(
@@ -191,51 +193,69 @@ def _fail(
         else ""
     )
     console.print(f"[bold red]{what}{where}[/]")
-    console.print(printable(str(error), _MAX_TEXT), markup=False, highlight=False)
+    console.print(printable(str(error), _MAX_TEXT), markup=False)
     if isinstance(error, JobError) and "traceback" in error.details:
-        console.print(printable(error.details["traceback"]), markup=False, highlight=False, style="dim")
+        console.print(printable(error.details["traceback"]), markup=False, style="dim")
     return status
 
 
-def _show(console: Console, result: WorkflowResult) -> None:
+def _show(console: Console, result: WorkflowResult, *, quiet: bool, at: str) -> None:
+    """Where results went, on standard output; what kind of run it was, on the console."""
+    for output in result.outputs:
+        if output["node"] not in result.cached:
+            for file in output.get("files", ()):
+                print(f"wrote {printable(file)}", flush=True)
+    if quiet:
+        return
+    if not result.nodes:
+        console.print(f"{at}nothing changed")
+        return
     layers = {layer for worker in result.workers for layer in worker["sandbox"]["layers"]}
     enforced = all(worker["sandbox"]["enforced"] for worker in result.workers)
     learning = any(worker["sandbox"]["learning"] for worker in result.workers)
-    for file in result.files:
-        console.print(f"wrote [bold]{escape(printable(file))}[/]", highlight=False)
     state = "[green]sandboxed[/] by " + ", ".join(sorted(layers)) if enforced else "[bold red]NOT sandboxed[/]"
     if learning:
         state = "[bold red]NOT sandboxed: learning[/]"
     unchanged = f" ({len(result.cached)} unchanged)" if result.cached else ""
-    console.print(f"{len(result.nodes)} nodes{unchanged} in {result.seconds:.2f} s, {state}", highlight=False)
+    console.print(f"{at}{_counted(len(result.nodes))}{unchanged} in {result.seconds:.2f} s, {state}")
+
+
+def _counted(nodes: int) -> str:
+    return f"{nodes} node{'s' * (nodes != 1)}"
 
 
 class _Bars:
-    """A bar for each node that runs."""
+    """A bar for each node that runs. They stop before results are printed, and start anew for another run."""
 
-    def __init__(self, console: Console, quiet: bool) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description:32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            console=console, disable=quiet,
-        )  # fmt: skip
+    def __init__(self, console: Console, *, shown: bool) -> None:
+        self._console = console
+        self._shown = shown
         self._bars: dict[str, TaskID] = {}
         self._starting: TaskID | None = None
 
     def __enter__(self) -> _Bars:
-        self._progress.start()
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        self._bars.clear()
+        self._progress = Progress(
+            TextColumn("{task.description:32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            console=self._console, disable=not self._shown, redirect_stdout=False,
+        )  # fmt: skip
+        self._progress.start()
+
+    def stop(self) -> None:
+        if self._starting is not None:
+            self._progress.remove_task(self._starting)
+            self._starting = None
         self._progress.stop()
 
     def starting(self, workers: int) -> None:
         self._starting = self._progress.add_task(f"starting {workers} worker{'s' * (workers > 1)}", total=None)
-
-    def clear(self) -> None:
-        """Before another run."""
-        for bar in self._bars.values():
-            self._progress.remove_task(bar)
-        self._bars.clear()
 
     def node_started(self, node: str, class_type: str) -> None:
         if self._starting is not None:

@@ -10,13 +10,21 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from vortex_worker.shm.running import FabricView, WorkerView, look
 
-_COLOURS = {"busy": "green", "idle": "cyan", "starting": "yellow", "draining": "yellow", "dead": "red"}
+_COLOURS = {
+    "busy": "green",
+    "idle": "cyan",
+    "standby": "blue",
+    "starting": "yellow",
+    "draining": "yellow",
+    "dead": "red",
+}
 _COLUMNS = ("slot", "pid", "state", "job", "progress", "silent", "acts/s", "CPU", "memory")
+_BAR = 8  # characters of a progress bar
 _STALE = 1.0  # s without a heartbeat that are shown in red
 
 
@@ -34,13 +42,13 @@ def top_command(interval: float, once: bool, as_json: bool) -> int:
                 before = now
         if once:
             time.sleep(interval)  # rates need two looks
-            Console().print(_render(as_dict(before, look())))
+            Console().print(render(as_dict(before, look())))
             return 0
-        with Live(_render(as_dict([], before)), screen=True, auto_refresh=False) as live:
+        with Live(render(as_dict([], before)), screen=True, auto_refresh=False) as live:
             while True:
                 time.sleep(interval)
                 now = look()
-                live.update(_render(as_dict(before, now)), refresh=True)
+                live.update(render(as_dict(before, now)), refresh=True)
                 before = now
     except KeyboardInterrupt:
         return 0
@@ -51,7 +59,8 @@ def top_command(interval: float, once: bool, as_json: bool) -> int:
 def as_dict(before: list[FabricView], now: list[FabricView]) -> dict[str, Any]:
     """What ``--json`` prints. Rates are what changed between two looks, a second; null where there was no first."""
     earlier = {(fabric.pid, fabric.inode): fabric for fabric in before}
-    return {"fabrics": [_fabric(earlier.get((fabric.pid, fabric.inode)), fabric) for fabric in now]}
+    there = [fabric for fabric in now if fabric.workers]  # else it was closed, and tensors of it live on
+    return {"fabrics": [_fabric(earlier.get((fabric.pid, fabric.inode)), fabric) for fabric in there]}
 
 
 def _fabric(before: FabricView | None, now: FabricView) -> dict[str, Any]:
@@ -74,7 +83,7 @@ def _worker(before: WorkerView | None, now: WorkerView, seconds: float) -> dict[
     return {
         "slot": slot.slot,
         "pid": now.pid,
-        "state": slot.status_name,
+        "state": "standby" if now.stands_by and slot.status_name == "idle" else slot.status_name,
         "job": slot.job_id if busy else None,
         "step": slot.step if busy else None,
         "steps": slot.total if busy else None,
@@ -90,7 +99,8 @@ def _rate(before: float, now: float, seconds: float) -> float | None:
     return round(max(0.0, now - before) / seconds, 2) if seconds > 0 else None
 
 
-def _render(report: dict[str, Any]) -> RenderableType:
+def render(report: dict[str, Any]) -> RenderableType:
+    """What people see of ``as_dict``."""
     if not report["fabrics"]:
         return Text("no fabric of yours runs on this machine")
     parts: list[RenderableType] = []
@@ -98,7 +108,8 @@ def _render(report: dict[str, Any]) -> RenderableType:
         rate = "" if fabric["jobs_per_s"] is None else f" · {fabric['jobs_per_s']:.1f} jobs/s"
         title = Text.from_markup(f"[b]{fabric['pid']}[/]{rate} · {escape(fabric['command'])}", overflow="ellipsis")
         title.no_wrap = True
-        table = Table(*_COLUMNS, box=SIMPLE_HEAD)
+        columns = [Column(name, overflow="fold") for name in _COLUMNS]
+        table = Table(*columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         for worker in fabric["workers"]:
             table.add_row(*_row(worker))
         parts += [title, table]
@@ -109,8 +120,8 @@ def _row(worker: dict[str, Any]) -> list[str]:
     state, age = worker["state"], worker["heartbeat_age_s"]
     progress = ""
     if worker["steps"]:
-        done = min(10, 10 * worker["step"] // worker["steps"])
-        progress = f"{'━' * done}{'╌' * (10 - done)} {worker['step']}/{worker['steps']}"
+        done = min(_BAR, _BAR * worker["step"] // worker["steps"])
+        progress = f"{'━' * done}{'╌' * (_BAR - done)} {worker['step']}/{worker['steps']}"
     beat = "" if age is None else f"{age:.2f} s"
     return [
         str(worker["slot"]),

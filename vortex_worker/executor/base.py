@@ -98,11 +98,14 @@ class AbstractExecutor(ABC):
         """
         return [name for given in (inputs, params) for name, value in given.items() if value is None]
 
-    def precheck(self, params: dict[str, Any]) -> list[str]:
+    def precheck(self, params: dict[str, Any]) -> Sequence[str | Mapping[str, str]]:
         """Problems that can be told before anything of a workflow runs. None by default.
 
         Args:
             params: those that the workflow gives plainly.
+
+        Returns:
+            sentences; or dicts of a ``text``, the ``input`` it is about and a ``type`` of ``ports.PRECHECK_TYPES``.
         """
         return []
 

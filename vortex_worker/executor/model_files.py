@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
 from vortex_worker.errors import ValidationError
+from vortex_worker.executor.validation import few, near
 
 #: Kind of file → folders it may lie in, below a configured one.
 KINDS: dict[str, tuple[str, ...]] = {
@@ -47,10 +47,13 @@ def find(kind: str, name: str) -> Path:
         if path.exists():
             return path
     if not _folders:
-        raise ValidationError(f"there is no model {name!r}, for no folder of models is configured (`models`)")
-    near = difflib.get_close_matches(name[:200], listed(kind), n=3, cutoff=0.4)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-    raise ValidationError(f"there is no {name[:200]!r} in the folders of models{hint}")
+        raise ValidationError(
+            f"there is no model {name[:200]!r}, for no folder of models is configured (models=, --models)"
+        )
+    there = listed(kind)
+    hint = near(name, there, cutoff=0.4)
+    hint += f"{'' if hint else ';'} There are: {few(name, there)}" if there else ": it has none of this kind"
+    raise ValidationError(f"there is no {name[:200]!r} in the folders of models{hint.replace('; There', '; there')}")
 
 
 def listed(kind: str) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from vortex_worker.errors import ObjectLost
+from vortex_worker.executor.validation import a
 
 
 class ObjectTable:
@@ -35,7 +36,7 @@ class ObjectTable:
         if held is None:
             raise ObjectLost(f"{type} object {number} is not in this worker (any more)")
         if held[1] != type:
-            raise ObjectLost(f"object {number} is a {held[1]}, not a {type}")
+            raise ObjectLost(f"object {number} is {a(held[1])}, not {a(type)}")
         self._objects.move_to_end(number)
         return held[0]
 

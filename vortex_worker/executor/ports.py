@@ -21,6 +21,9 @@ HIDDEN: Final = ("UNIQUE_ID", "PROMPT", "EXTRA_PNGINFO")
 #: Whether it would give something else now; which lazy inputs it needs; what is wrong before anything runs.
 QUESTIONS: Final = ("CHANGED", "NEEDS", "PRECHECK")
 
+#: ComfyUI's names of what ``precheck`` may say is wrong.
+PRECHECK_TYPES: Final = ("custom_validation_failed", "value_not_in_list")
+
 PARAM_TYPES: Final = ("INT", "FLOAT", "STRING", "BOOLEAN", "CHOICE", "BYTES", "LIST", "ANY")
 
 

@@ -23,6 +23,7 @@ from vortex_worker.executor.declaration import spec_of
 from vortex_worker.executor.failure import as_job_error, message_of, traceback_of
 from vortex_worker.executor.folder import NodeFolder
 from vortex_worker.executor.ports import BUILTIN, OpSpec
+from vortex_worker.executor.validation import few
 
 ENTRY_POINTS = "vortex_worker.executors"
 MODULES = (
@@ -143,6 +144,9 @@ class Registry:
         if spec is None:
             near = difflib.get_close_matches(op_type[:200], self._specs, n=3)
             hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+            if self.failures:
+                names = list(dict.fromkeys(failure.plugin for failure in self.failures))
+                hint += f"{'' if near else ';'} These did not load: {few(op_type, names)}"
             raise ExecutorNotFound(f"there is no node {op_type[:80]!r}{hint}", {"nearest": ", ".join(near)})
         folder = self._folder_of.get(op_type)
         if folder is not None and folder is not self._entered:

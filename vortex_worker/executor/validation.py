@@ -9,8 +9,9 @@ import copy
 import difflib
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from vortex_worker.errors import ExecutionError, ValidationError
@@ -19,6 +20,7 @@ from vortex_worker.executor.ports import REQUIRED, OpSpec, Param, Port
 _INT_LOW, _INT_HIGH = -(1 << 63), (1 << 64) - 1
 _MAX_PROBLEMS = 50  # told of one job: more help nobody
 _MAX_QUOTE = 60  # characters of a value
+_MAX_NAMES = 8  # of what there is to choose from: who wants all asks `vortex-worker nodes`
 
 
 def prepare(
@@ -45,10 +47,10 @@ def prepare(
                 into, own_name = settings, name
             else:
                 known = ports if kind == "input" else known_params
-                hint = _near(name, [*ports, *known_params])
+                hint = near(name, [*ports, *known_params])
                 if not hint and 0 < len(known) <= 12:
                     hint = f"; it has {', '.join(known)}"
-                problems.append(f"{spec.name} has no {kind} {describe(name)}{hint}")
+                problems.append(f"it has no {kind} {describe(name)}{hint}")
                 continue
             if own_name in into:
                 problems.append(f"{own_name!r} is given twice, once as {kind} {name!r}")
@@ -147,7 +149,7 @@ def _accepted_at(port: Port) -> str:
         case "CONDITIONING":
             return "a list of [tensor, dict]"
         case _:
-            return f"a {port.type} object"
+            return f"{a(port.type)} object"
 
 
 def param_problem(param: Param, value: Any) -> str | None:
@@ -174,8 +176,9 @@ def param_problem(param: Param, value: Any) -> str | None:
         case "LIST":
             ok = isinstance(value, list | tuple)
         case "CHOICE":
-            ok = isinstance(value, str) and value in param.choices
-            hint = _near(value, param.choices) if isinstance(value, str) else ""
+            if not isinstance(value, str) or value not in param.choices:
+                return f"{param.name!r} is {describe(value)}: {offer(value, param.choices)}"
+            ok = True
     if ok and param.minimum is not None and value < param.minimum:
         ok = False
     if ok and param.maximum is not None and value > param.maximum:
@@ -259,10 +262,37 @@ def describe(value: Any) -> str:
         return repr(value) if len(value) < _MAX_QUOTE else repr(value[:_MAX_QUOTE]) + "…"
     if value is None or type(value) in (bool, int, float):
         return repr(value)
-    return f"a {type(value).__name__}"
+    return a(type(value).__name__)
 
 
-def _near(name: Any, known: Iterable[str]) -> str:
+def near(name: Any, known: Iterable[str], cutoff: float = 0.6) -> str:
     """``; did you mean 'euler'?`` or nothing."""
-    found = difflib.get_close_matches(str(name)[:200], list(known), n=3, cutoff=0.6)
+    found = _nearest(name, known, 3, cutoff)
     return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
+
+
+def offer(name: Any, choices: Collection[str]) -> str:
+    """What there is instead of ``name``: all of a few choices; of many the nearest, and how many there are."""
+    if len(choices) <= _MAX_NAMES:
+        return f"it takes one of {', '.join(choices)}{near(name, choices)}"
+    meant = _nearest(name, choices, 2, 0.6)
+    about = f"did you mean {' or '.join(map(repr, meant))}? It" if meant else "it"
+    return f"{about} takes one of {len(choices)}: {few(name, choices)}"
+
+
+def few(name: Any, known: Collection[str]) -> str:
+    """Some of many names: those nearest to ``name`` first, then others in their order."""
+    shown = _nearest(name, known, _MAX_NAMES, 0.4)
+    shown += islice((other for other in known if other not in shown), _MAX_NAMES - len(shown))
+    return ", ".join(shown) + ", …" * (len(known) > len(shown))
+
+
+def a(noun: str) -> str:
+    """With its article: ``an IMAGE``, ``a MODEL``."""
+    return f"an {noun}" if noun[:1] in "AEIOUaeiou" else f"a {noun}"
+
+
+def _nearest(name: Any, known: Iterable[str], most: int, cutoff: float) -> list[str]:
+    if not isinstance(name, str):
+        return []
+    return difflib.get_close_matches(name[:200], list(known), n=most, cutoff=cutoff)

@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from vortex_worker.errors import ConfigError
-from vortex_worker.shm.header import read_header
-from vortex_worker.shm.slots import STATUS_NAMES, SlotView, read_slots
+from vortex_worker.shm.slots import STANDS_BY, STATUS_NAMES, SlotView, read_roles, read_slots
 
 _NAMES = ("/memfd:vortex-arena", "/dev/shm/")  # a Fabric's; one of another supervisor, if its header says so
 _FREE = STATUS_NAMES.index("free")
@@ -32,6 +31,7 @@ class WorkerView(NamedTuple):
     pid: int | None  # None: the slot names no process of this fabric
     memory: int  # bytes that are resident and backed by no file; what a zygote's workers share counts for each
     cpu: float  # seconds of processor time
+    stands_by: bool  # for one that ends: it is given no jobs yet
 
 
 class FabricView(NamedTuple):
@@ -71,8 +71,7 @@ def _read(pid: int, fd: int) -> FabricView | None:
         status = os.fstat(arena)
         if not stat.S_ISREG(status.st_mode):
             return None
-        read_header(arena)
-        slots = read_slots(arena)
+        slots, roles = read_slots(arena), read_roles(arena)
     except (OSError, ConfigError):
         return None  # other shared memory
     finally:
@@ -81,7 +80,9 @@ def _read(pid: int, fd: int) -> FabricView | None:
     for slot in slots:
         if slot.status != _FREE:
             known = slot.pid > 0 and pid in _ancestors(slot.pid)
-            workers.append(WorkerView(slot, slot.pid if known else None, *(_usage(slot.pid) if known else (0, 0.0))))
+            memory, cpu = _usage(slot.pid) if known else (0, 0.0)
+            stands_by = roles[slot.slot : slot.slot + 1] == bytes([STANDS_BY])
+            workers.append(WorkerView(slot, slot.pid if known else None, memory, cpu, stands_by))
     return FabricView(pid, status.st_ino, _command(pid), status.st_size, time.monotonic(), workers)
 
 

@@ -15,11 +15,13 @@ import struct
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from vortex_worker.shm.header import HEADER_SIZE, SLOT_COUNT, SLOT_SIZE
+from vortex_worker.shm.header import HEADER_SIZE, SLOT_COUNT, SLOT_SIZE, read_header
 
 if TYPE_CHECKING:
     from vortex_worker._core.slots import SlotSnapshot
 
+ROLES = HEADER_SIZE + SLOT_COUNT * SLOT_SIZE  # a byte for each slot behind them: what the supervisor has it for
+TAKES_JOBS, STANDS_BY = 0, 1  # 0 too where a supervisor writes none
 STATUS_NAMES = ("free", "idle", "busy", "starting", "draining", "dead")
 
 _FIELDS = struct.Struct("<iIQQQIIQI4xQ")
@@ -82,3 +84,14 @@ def read_slots(fd: int) -> list[SlotView]:
     data = os.pread(fd, SLOT_COUNT * SLOT_SIZE, HEADER_SIZE)
     count = len(data) // SLOT_SIZE
     return [SlotView.unpack(i, data[i * SLOT_SIZE : (i + 1) * SLOT_SIZE]) for i in range(count)]
+
+
+def write_role(fd: int, slot: int, role: int) -> None:
+    """The supervisor's word of a slot, for whoever looks at the arena from outside."""
+    os.pwrite(fd, bytes([role]), ROLES + slot)
+
+
+def read_roles(fd: int) -> bytes:
+    """Each slot's role, for people: workers can write them, too. None where the arena's data begins earlier."""
+    offset, _ = read_header(fd).data(os.fstat(fd).st_size)
+    return os.pread(fd, SLOT_COUNT, ROLES) if offset >= ROLES + SLOT_COUNT else b""

@@ -7,13 +7,14 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from vortex_worker.config import DEVICES, is_device
 from vortex_worker.errors import ConfigError
 
 
-def check_range(name: str, value: int, low: int, high: int) -> None:
-    """Raises ConfigError unless it is a whole number in that range."""
+def check_range(name: str, value: int, low: int, high: int, why: str = "") -> None:
+    """Raises ConfigError unless it is a whole number in that range; ``why`` ends its message."""
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ConfigError(f"{name} is {value!r}: it takes a whole number, {low} to {high}")
+        raise ConfigError(f"{name} is {value!r}: it takes a whole number, {low} to {high}{why}")
 
 
 def whole(priority: int) -> int:
@@ -30,6 +31,30 @@ def check_seconds(name: str, value: float, *, zero: bool = False) -> None:
         raise ConfigError(f"{name} is {value!r}: it takes seconds, {'0 or more' if zero else 'above 0'}")
 
 
+def check_device(value: str) -> None:
+    """Raises ConfigError unless it is written as a device's name is."""
+    if not isinstance(value, str) or not is_device(value):
+        raise ConfigError(f"device is {value!r:.80}: it takes {DEVICES}")
+
+
+def policy_at(value: str | os.PathLike[str] | None) -> str:
+    """A policy's name, or the absolute path of its file; "" for None. ConfigError if it is none that can be had."""
+    if value is None or value == "":
+        return ""
+    from vortex_worker.sandbox.seccomp import load_policy  # only where one is named: it takes its time
+
+    accepted = "execute, strict, cuda or the path of a TOML file"
+    if not isinstance(value, str | os.PathLike):
+        raise ConfigError(f"policy is {value!r:.80}: it takes {accepted}")
+    name = os.fspath(value)
+    is_file = "/" in name or name.endswith(".toml")
+    try:
+        load_policy(name)
+    except ConfigError as error:
+        raise ConfigError(str(error) if is_file else f"policy is {name!r:.80}: it takes {accepted}") from None
+    return os.path.abspath(name) if is_file else name
+
+
 def module_names(names: Iterable[str]) -> tuple[str, ...]:
     """Names of Python modules. ConfigError if one can be none."""
     modules = (names,) if isinstance(names, str) else tuple(names)
@@ -41,13 +66,15 @@ def module_names(names: Iterable[str]) -> tuple[str, ...]:
 
 def folder_list(value: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str | os.PathLike[str]]:
     """One folder or several, as a list."""
-    return [value] if isinstance(value, str | os.PathLike) else list(value)
+    return [value] if not isinstance(value, Iterable) or isinstance(value, str | os.PathLike) else list(value)
 
 
 def folders_at(name: str, folders: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
     """Absolute paths of folders, links resolved. ConfigError if one is not there."""
     absolute = []
     for folder in folders:
+        if not isinstance(folder, str | os.PathLike) or "\0" in os.fspath(folder):
+            raise ConfigError(f"{name} is {folder!r:.80}: it takes paths of folders")
         path = Path(folder).resolve()
         if not path.is_dir():
             raise ConfigError(f"{name} is {os.fspath(folder)!r}: it takes folders that exist")

@@ -12,44 +12,90 @@ from typing import Any
 
 from vortex_worker.errors import Problem, WorkflowError
 from vortex_worker.executor.ports import REQUIRED, OpSpec, Param
-from vortex_worker.executor.validation import param_problem
-from vortex_worker.supervisor.graph import Graph, Node, near, short
+from vortex_worker.executor.validation import a, near, param_problem
+from vortex_worker.ipc.protocol import printable
+from vortex_worker.supervisor.graph import Graph, Node, short
 
 #: Names that one check compares with misspelt ones, at some microseconds each: in a large workflow that is all wrong,
 #: the last problems come without a guess at what was meant.
 _GUESSES = 100_000
+_MOST_OF_A_CYCLE = 8  # nodes of cycles that are named: it may have a hundred thousand
+_MOST_TOLD = 20  # nodes with inputs that nobody knows, which are named
+_ELSEWHERE = " Folders of custom nodes are given by custom_nodes= or --custom-nodes"
 #: Port types that a plain value may be given for, where no link is.
 _PLAIN_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "*"}
 
 
 def check(graph: Graph, specs: Mapping[str, OpSpec], only: Collection[str] | None = None) -> None:
-    """Check a graph, and rename aliases to the ports' names.
+    """``problems_of``, raised as a WorkflowError if there are any."""
+    if problems := problems_of(graph, specs, only):
+        raise WorkflowError(problems)
+
+
+def problems_of(graph: Graph, specs: Mapping[str, OpSpec], only: Collection[str] | None = None) -> list[Problem]:
+    """Every problem of a graph, by node id. Renames aliases to the ports' names.
 
     Args:
         only: the nodes that are to run, if not all.
-
-    Raises:
-        WorkflowError: every problem, by node id.
     """
     problems: list[Problem] = []
-    guess = _Guesses()
+    guess, hinted = _Guesses(), False
     for node in graph.nodes.values():
         if only is not None and node.id not in only:
             continue
         spec = specs.get(node.class_type)
         if spec is None:
-            text = f"there is no node {node.class_type!r}{guess(node.class_type, specs)}"
+            meant = guess(node.class_type, specs)
+            text = f"there is no node {node.class_type!r}{meant}"
+            if not hinted:
+                text, hinted = text + ("" if meant else ".") + _ELSEWHERE, True
             problems.append(Problem(node.id, text, "missing_node_type", class_type=node.class_type))
         else:
             _rename_aliases(node, spec)
             problems += _node_problems(graph, node, spec, specs, guess)
+    stuck = [key for key in cycle(graph) if only is None or key in only]
     problems += [
         Problem(key, "is part of a cycle", "dependency_cycle", class_type=graph.nodes[key].class_type)
-        for key in cycle(graph)
-        if only is None or key in only
+        for key in stuck[:_MOST_OF_A_CYCLE]
     ]
-    if problems:
-        raise WorkflowError(problems)
+    if len(stuck) > _MOST_OF_A_CYCLE:
+        problems.append(Problem("", f"{len(stuck)} nodes in all are part of a cycle", "dependency_cycle"))
+    return problems
+
+
+def drop_unknown(graph: Graph, specs: Mapping[str, OpSpec], settings: Iterable[str]) -> list[str]:
+    """Take away inputs that their nodes don't have, as ComfyUI passes over what its editor's extensions write.
+
+    Args:
+        settings: ``NODE.INPUT`` of those that stay, to be refused: somebody has just typed them in.
+
+    Returns:
+        a sentence for each node that had some.
+    """
+    meant, guess, more = set(settings), _Guesses(), 0
+    told: list[str] = []
+    for node in graph.nodes.values():
+        spec = specs.get(node.class_type)
+        if spec is None:
+            continue
+        known = {**spec.known_ports, **spec.known_params}
+        unknown = [
+            name for name in [*node.values, *node.links] if name not in known and f"{node.id}.{name}" not in meant
+        ]
+        for name in unknown:
+            node.values.pop(name, None)
+            node.links.pop(name, None)
+        if unknown and len(told) < _MOST_TOLD:
+            names = ", ".join(short(name) + _bracketed(guess(name, known)) for name in unknown[:_MOST_TOLD])
+            names += f" and {len(unknown) - _MOST_TOLD} more" * (len(unknown) > _MOST_TOLD)
+            told.append(printable(f"node {node.id:.60} ({node.class_type:.60}) has no input {names}: passed over"))
+        elif unknown:
+            more += 1
+    return told + [f"{more} more nodes have inputs that are passed over"] * bool(more)
+
+
+def _bracketed(hint: str) -> str:
+    return f" ({hint.removeprefix('; ')})" if hint else ""
 
 
 def _node_problems(
@@ -66,10 +112,10 @@ def _node_problems(
             yield problem(f"{spec.name} has no input {name!r}{guess(name, known)}", "unknown_input", name)
     for name, port in ports.items():
         if name in node.values and port.type not in _PLAIN_TYPES:
-            text = f"{name!r} takes a link to a {port.type}, not {short(node.values[name])}"
+            text = f"{name!r} takes a link to {a(port.type)}, not {short(node.values[name])}"
             yield problem(text, "bad_linked_input", name)
         elif name not in node.values and name not in node.links and not port.optional:
-            yield problem(f"{name!r} is missing: it takes a link to a {port.type}", "required_input_missing", name)
+            yield problem(f"{name!r} is missing: it takes a link to {a(port.type)}", "required_input_missing", name)
     for name, param in params.items():
         if name in node.values:
             if found := param_problem(param, node.values[name]):

@@ -11,14 +11,14 @@ import os
 import queue
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from vortex_worker.errors import JobError, OOMSoft, OutOfArena, Problem, ValidationError, WorkflowError
+from vortex_worker.errors import JobError, OOMSoft, OutOfArena, ValidationError
 from vortex_worker.executor.validation import linked_problems
-from vortex_worker.ipc.protocol import printable
 from vortex_worker.supervisor.lists import gathered, is_spread, spread
+from vortex_worker.supervisor.precheck import Params, ask, is_told_late, with_defaults
 from vortex_worker.supervisor.signature import signatures
 from vortex_worker.supervisor.workflow import WorkflowResult
 
@@ -30,21 +30,46 @@ if TYPE_CHECKING:
     from vortex_worker.supervisor.job import Job
     from vortex_worker.supervisor.workflow import Observer
 
+_FILES_AT_ONCE = 16  # the same where each holds a file of up to 15 MiB
+_AT_ONCE = 512  # jobs of one node that wait or run: enough for 256 workers, and few to take back when one fails
 _UI = "ui"  # the output of a pack's node that is for an editor
-_MOST_TEXTS, _MOST_LETTERS = 20, 1000  # that a pack's node says of what is wrong with it
 _ALWAYS = float("nan")  # what a node says that changes each time: equal to nothing
 
 
 class _Runs:
     """The jobs of one node: one, or one for each item of a list; or the questions it is asked first."""
 
-    def __init__(self, given: list[dict[str, Any]], *, spread: bool, asking: bool = False) -> None:
+    def __init__(
+        self, given: Sequence[dict[str, Any]], *, spread: bool, asking: bool = False, at_once: int = _AT_ONCE
+    ) -> None:
         self.given = given
+        self.at_once = at_once
         self.spread = spread
         self.asking = asking
         self.jobs: list[Job | None] = [None] * len(given)
         self.retried = False
+        self.begun = 0  # how many were submitted; the others wait, for one may fail
         self.left = len(given)
+
+
+class _Files(Sequence[dict[str, Any]]):
+    """What a client node's runs are given where other nodes name the files: each is read when its run begins."""
+
+    def __init__(
+        self, node: Node, spec: OpSpec, client: ClientNode, place: Place, each: Sequence[dict[str, Any]]
+    ) -> None:
+        self._node, self._client, self._place, self._each = node, client, place, each
+        self._defaults = with_defaults(node, spec)
+
+    def __len__(self) -> int:
+        return len(self._each)
+
+    def __getitem__(self, turn: int) -> dict[str, Any]:  # type: ignore[override]  # nobody takes slices
+        try:
+            return self._client.prepare(self._defaults | self._each[turn], self._place)
+        except ValidationError as error:
+            error.details |= {"node": self._node.id, "class_type": self._node.class_type}
+            raise
 
 
 class Execution:
@@ -56,6 +81,7 @@ class Execution:
         graph: Graph,
         specs: Mapping[str, OpSpec],
         targets: list[str],
+        params: Params,
         place: Place,
         clients: Mapping[str, ClientNode],
         observer: Observer | None,
@@ -77,7 +103,7 @@ class Execution:
         self._consumers = {key: consumers[key] & possible for key in self._possible}
         # How many may still take what a node gives; the caller takes what the targets give.
         self._needed = {key: len(taking) + (key in self._open) for key, taking in self._consumers.items()}
-        self._params: dict[str, dict[str, Any]] = {}  # plain ones, as the worker's half takes them
+        self._params = params
         self._signatures: dict[str, bytes] = {}
         self._wanted: set[str] = set()
         self._waits: dict[str, set[str]] = {}
@@ -89,7 +115,7 @@ class Execution:
 
     def run(self) -> WorkflowResult:
         try:
-            self._prepare()
+            self._sign()
             self._want(self._targets)
             while not self._let_others_go_on():
                 self._take(*self._ended.get())
@@ -104,29 +130,12 @@ class Execution:
 
     # ------------------------------------------------------ before anything runs
 
-    def _prepare(self) -> None:
-        """Read files, ask nodes what is wrong and whether they have changed, and sign all of them."""
-        for key in self._possible:
-            node = self._graph.nodes[key]
-            client = self._clients.get(node.class_type)
-            if client is None or self._is_told_late(node):
-                self._params[key] = dict(node.values)
-            else:
-                self._params[key] = client.prepare(self._defaults(node), self._place)
-        self._raise_problems(self._ask_all("PRECHECK", self._possible))
-        changed = self._ask_all("CHANGED", self._possible)
+    def _sign(self) -> None:
+        """Ask nodes whether they have changed, and sign all of them."""
+        answers = ask(self._fabric, self._graph, self._specs, "CHANGED", self._params)
+        changed = {key: _ALWAYS if isinstance(said, JobError) else said for key, said in answers.items()}
         own = {key: [self._params[key], changed.get(key), self._told(key)] for key in self._possible}
         self._signatures = signatures(self._graph, own)
-
-    def _defaults(self, node: Node) -> dict[str, Any]:
-        """A client node's params: nobody else fills in what the workflow doesn't say."""
-        given = {param.name: param.default for param in self._specs[node.class_type].params}
-        return given | {name: value for name, value in node.values.items() if name in given}
-
-    def _is_told_late(self, node: Node) -> bool:
-        """Whether a client node reads a file whose name another node gives."""
-        client = self._clients.get(node.class_type)
-        return client is not None and client.finish is None and bool(node.links)
 
     def _told(self, key: str) -> dict[str, Any]:
         """What beside its inputs a node depends on: its id or the workflow, where it is told them; files' places."""
@@ -135,43 +144,13 @@ class Execution:
         client = self._clients.get(node.class_type)
         if client is not None and client.finish is not None:
             told["output_dir"] = os.path.abspath(self._place.output_dir)
-        if self._is_told_late(node):
+        if is_told_late(node, client):
             told["content"] = _ALWAYS
         return told
 
     def _hidden(self, key: str) -> dict[str, Any]:
         known = {"UNIQUE_ID": key, "PROMPT": self._place.prompt, "EXTRA_PNGINFO": self._place.extra}
         return {name: known[kind] for name, kind in self._specs[self._graph.nodes[key].class_type].hidden.items()}
-
-    def _ask_all(self, question: str, keys: Iterable[str]) -> dict[str, Any]:
-        """The answers of those nodes that have one; of a node that failed to give it, its error."""
-        asked = {}
-        for key in keys:
-            node = self._graph.nodes[key]
-            if question in self._specs[node.class_type].answers:
-                linked = dict.fromkeys(node.links) if question == "CHANGED" else {}
-                asked[key] = self._fabric.ask(node.class_type, question, params=linked | self._params[key])
-        answers: dict[str, Any] = {}
-        for key, job in asked.items():
-            try:
-                answers[key] = job.result()["answer"]
-            except JobError as error:
-                answers[key] = _ALWAYS if question == "CHANGED" else [str(error)]
-        return answers
-
-    def _raise_problems(self, answers: Mapping[str, Any]) -> None:
-        problems = [
-            Problem(
-                key,
-                printable(str(text), _MOST_LETTERS),
-                "custom_validation_failed",
-                class_type=self._graph.nodes[key].class_type,
-            )
-            for key, texts in answers.items()
-            for text in (texts[:_MOST_TEXTS] if isinstance(texts, list) else [texts])
-        ]
-        if problems:
-            raise WorkflowError(problems)
 
     # ------------------------------------------------------------- going on
 
@@ -241,16 +220,17 @@ class Execution:
             self._observer.node_started(node.id, node.class_type)
         if client is not None:
             self._check_linked(node, each)
-        if client is not None and self._is_told_late(node):
-            each = [client.prepare(self._defaults(node) | item, self._place) for item in each]
         if client is not None and client.finish is not None:
             self._finish_here(node, client, each)
-        elif each:
-            self._submit(node.id, _Runs(each, spread=is_spread(spec, given)))
-        else:
+        elif not each:
             self._complete(node, "", 0.0, gathered(spec, [], spread=True), [])
+        elif client is not None and is_told_late(node, client):
+            files = _Files(node, spec, client, self._place, each)
+            self._submit(node.id, _Runs(files, spread=is_spread(spec, given), at_once=_FILES_AT_ONCE))
+        else:
+            self._submit(node.id, _Runs(each, spread=is_spread(spec, given)))
 
-    def _check_linked(self, node: Node, each: list[dict[str, Any]]) -> None:
+    def _check_linked(self, node: Node, each: Sequence[dict[str, Any]]) -> None:
         """Refuse what other nodes gave a client node, where it isn't what that takes: no worker checks it."""
         spec = self._specs[node.class_type]
         for given in each:
@@ -264,15 +244,19 @@ class Execution:
 
     def _submit(self, key: str, runs: _Runs) -> None:
         self._runs[key] = runs
-        for place in range(len(runs.given)):
-            self._submit_one(key, runs, place)
+        while runs.begun < min(runs.at_once, len(runs.given)):
+            self._submit_next(key, runs)
+
+    def _submit_next(self, key: str, runs: _Runs) -> None:
+        runs.begun += 1
+        self._submit_one(key, runs, runs.begun - 1)
 
     def _submit_one(self, key: str, runs: _Runs, place: int) -> None:
         node = self._graph.nodes[key]
         spec = self._specs[node.class_type]
-        ports = {port.name for port in spec.inputs}
-        inputs = {name: value for name, value in runs.given[place].items() if name in ports}
-        params = {name: value for name, value in runs.given[place].items() if name not in ports}
+        ports, given = {port.name for port in spec.inputs}, runs.given[place]
+        inputs = {name: value for name, value in given.items() if name in ports}
+        params = {name: value for name, value in given.items() if name not in ports}
         if runs.asking:
             job = self._fabric.ask(node.class_type, "NEEDS", inputs=inputs, params=params)
         else:
@@ -286,7 +270,7 @@ class Execution:
     def _report(self, key: str, place: int, job: Job) -> None:
         self._ended.put((key, place))
 
-    def _finish_here(self, node: Node, client: ClientNode, each: list[dict[str, Any]]) -> None:
+    def _finish_here(self, node: Node, client: ClientNode, each: Sequence[dict[str, Any]]) -> None:
         assert client.finish is not None
         begun = time.perf_counter()
         ports = {port.name for port in client.spec.inputs}
@@ -314,6 +298,8 @@ class Execution:
         if error is not None:
             raise error
         runs.left -= 1
+        if runs.begun < len(runs.given):
+            self._submit_next(key, runs)
         if self._observer and len(runs.given) > 1 and not runs.asking:
             self._observer.node_progress(key, len(runs.given) - runs.left, len(runs.given))
         if runs.left:

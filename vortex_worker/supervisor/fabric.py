@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Self
 from vortex_worker.config import HEARTBEAT_MS, LOG_LEVELS, MAX_FRAME, WorkerConfig
 from vortex_worker.errors import ConfigError
 from vortex_worker.supervisor.arguments import (
+    check_device,
     check_range,
     check_seconds,
     folder_list,
     folders_at,
     module_names,
+    policy_at,
     spellings_of,
 )
 from vortex_worker.supervisor.process import reserve_descriptors
@@ -134,11 +136,12 @@ class Fabric:
             raise ConfigError(f"heartbeat_timeout is {heartbeat_timeout} s: it takes two heartbeats or more")
         if log_level not in LOG_LEVELS:
             raise ConfigError(f"log_level is {log_level!r}: it takes one of {', '.join(LOG_LEVELS)}")
+        check_device(device)
         cpus = len(os.sched_getaffinity(0))
         node_folders, model_folders = folder_list(custom_nodes), folder_list(models)
         config = WorkerConfig(
             socket="",
-            seccomp_policy=policy or "",
+            seccomp_policy=policy_at(policy),
             custom_nodes=folders_at("custom_nodes", node_folders),
             models=folders_at("models", model_folders),
             spellings=spellings_of((*node_folders, *model_folders)),
@@ -163,6 +166,7 @@ class Fabric:
             from vortex_worker.supervisor.crew import Crew
             from vortex_worker.supervisor.intake import Intake
             from vortex_worker.supervisor.memory import Memory
+            from vortex_worker.supervisor.once import Once
             from vortex_worker.supervisor.preload import works
             from vortex_worker.supervisor.results import Results
             from vortex_worker.supervisor.vigil import Limits
@@ -170,6 +174,7 @@ class Fabric:
             preloads = works(preload)
             self._standby = standby
             self._lessons = Lessons(load_policy(config.seccomp_policy)) if learn else None
+            self._once = Once()
             self._results = Results(min(keep_results, lease_size // 4))
             self._memory = Memory(client_size, lease_size, workers + standby + _SPARE_LEASES)
             config = replace(config, shm_data=self._memory.arena.data_offset)
@@ -324,7 +329,9 @@ class Fabric:
             LaunchError: workers can't be started; what they wrote is in the message.
             TimeoutError: not within ``timeout`` seconds.
         """
-        self._crew.wait(self._crew.all_ready, timeout)
+        links = self._crew.wait(self._crew.all_ready, timeout)
+        for link in links:
+            self._once.warn_of_failures(link)
         return self
 
     def nodes(self, timeout: float | None = None) -> dict[str, OpSpec]:
@@ -335,10 +342,9 @@ class Fabric:
 
     def plugin_errors(self, timeout: float | None = None) -> list[tuple[str, str, str]]:
         """``(plugin, message, traceback)`` of each that did not load."""
-        from vortex_worker.ipc.protocol import printable
+        from vortex_worker.supervisor.once import failures_of
 
-        errors = self._ready_link(timeout).plugin_errors
-        return [(printable(e.plugin), printable(e.message), printable(e.traceback)) for e in errors]
+        return failures_of(self._ready_link(timeout))
 
     def reload(self, timeout: float | None = None) -> None:
         """Replace every worker by one that loads the custom nodes anew. Jobs go on: each ends where it runs.
@@ -347,6 +353,7 @@ class Fabric:
             TimeoutError: not within ``timeout`` seconds. It goes on.
         """
         self._results.clear()  # of nodes that may do something else now
+        self._once.clear()
         self._crew.reload(timeout)
 
     def scale(self, workers: int) -> None:
@@ -358,14 +365,17 @@ class Fabric:
                 files than this process may have.
         """
         most = min(256, self._memory.leases) - self._standby
-        check_range("workers", workers, 1, most)
+        room = f": shared memory has room for {most + self._standby} workers, {self._standby} of them standing by"
+        check_range("workers", workers, 1, most, room)
         self._crew.check_open()
         reserve_descriptors(workers)
         self._crew.scale(workers)
 
     def _ready_link(self, timeout: float | None) -> WorkerLink:
         links = self._crew.wait(lambda links: any(link.ready for link in links), timeout)
-        return next(link for link in links if link.ready)
+        link = next(link for link in links if link.ready)
+        self._once.warn_of_failures(link)
+        return link
 
     def workers(self) -> list[dict[str, Any]]:
         """What each worker is and does, with its sandbox as the kernel confirmed it. For people and JSON."""

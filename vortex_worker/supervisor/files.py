@@ -10,17 +10,21 @@ import json
 import os
 import re
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, BinaryIO
 
 from vortex_worker.errors import ValidationError
 from vortex_worker.executor.ports import OpSpec
+from vortex_worker.executor.validation import few
 from vortex_worker.ipc.protocol import printable
 
 _MAX_FILE = 15 << 20  # 15 MiB: what a control frame carries
 _OPENING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY  # a FIFO doesn't block
+_MOST_LISTED = 10_000  # files looked at to tell the nearest names
 _PART = re.compile(r"[\w\-][\w\-. ]{0,99}")  # of a prefix, between slashes
 
 
@@ -38,22 +42,34 @@ class Place:
 class ClientNode:
     """The client's half of a node.
 
-    ``prepare`` turns the workflow's params into what the worker's half takes; ``finish``, where
-    there is one, is the whole node: it writes files and returns their paths.
+    ``prepare`` turns the workflow's params into what the worker's half takes, and raises ValidationError where
+    there is no such file, or no place for it; ``finish``, where there is one, is the whole node: it writes files and
+    returns their paths. ``names`` is the param that names the file.
     """
 
     spec: OpSpec
     prepare: Callable[[Mapping[str, Any], Place], dict[str, Any]]
     finish: Callable[[Mapping[str, Any], Mapping[str, Any], Place], list[str]] | None = None
+    names: str = ""
 
 
-def read_input(kind: str, name: str, place: Place, is_one: Callable[[bytes], bool]) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of file that is read for workers: how its content begins, and how its names end as a rule."""
+
+    name: str
+    is_one: Callable[[bytes], bool]
+    ends: tuple[str, ...]
+
+
+def read_input(kind: Kind, name: str, place: Place) -> bytes:
     """A file's content, from below the input folder. ComfyUI's ``cat.png [input]`` is ``cat.png``.
 
-    The name may be a worker's, and what is read goes to one: so it has to be what ``is_one`` takes for a ``kind``.
+    The name may be a worker's, and what is read goes to one: so it has to be of this ``kind``.
 
     Raises:
-        ValidationError: it isn't there, lies elsewhere, is hidden, of another kind, or too large.
+        ValidationError: it isn't there, and ``details`` says ``value_not_in_list``; it lies elsewhere, is hidden, of
+            another kind, or too large.
     """
     shown = printable(repr(name), 500)
     bare = name.removesuffix("[input]").rstrip()
@@ -61,24 +77,43 @@ def read_input(kind: str, name: str, place: Place, is_one: Callable[[bytes], boo
     try:
         path = os.path.realpath(os.path.join(folder, bare))
     except ValueError:  # a null byte, half a character
-        raise ValidationError(f"{kind} is {shown}: no file has such a name") from None
+        raise ValidationError(f"{kind.name} is {shown}: no file has such a name") from None
     if path == folder or not _lies_in(path, folder):
-        raise ValidationError(f"{kind} is {shown}: it takes a file under {place.input_dir}")
+        raise ValidationError(f"{kind.name} is {shown}: it takes a file under {place.input_dir}")
     if any(part.startswith(".") for part in os.path.relpath(path, folder).split(os.sep)):
-        raise ValidationError(f"{kind} is {shown}: hidden files and folders aren't read")
+        raise ValidationError(f"{kind.name} is {shown}: hidden files and folders aren't read")
     try:
         with open(path, "rb", opener=lambda path, _: os.open(path, _OPENING)) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise ValidationError(f"{kind} {shown} can't be read: it is no regular file")
+                raise ValidationError(f"{kind.name} {shown} can't be read: it is no regular file")
             if status.st_size > _MAX_FILE:
-                raise ValidationError(f"{kind} {shown} has {status.st_size} bytes: at most {_MAX_FILE} are read")
+                raise ValidationError(f"{kind.name} {shown} has {status.st_size} bytes: at most {_MAX_FILE} are read")
             data = file.read(_MAX_FILE + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        others = _instead(bare, folder, kind)
+        text = f"{kind.name} is {shown}: there is no such file in {place.input_dir}{others}"
+        raise ValidationError(text, {"type": "value_not_in_list"}) from None
     except OSError as error:
-        raise ValidationError(f"{kind} {shown} can't be read: {error.strerror}") from None
-    if not is_one(data):
-        raise ValidationError(f"{kind} {shown} is not sent to a worker: its content is no {kind}'s")
+        raise ValidationError(f"{kind.name} {shown} can't be read: {error.strerror}") from None
+    if not kind.is_one(data):
+        raise ValidationError(f"{kind.name} {shown} is not sent to a worker: its content is no {kind.name}'s")
     return data
+
+
+def _instead(name: str, folder: str, kind: Kind) -> str:
+    """``; there are: cat.png, dog.png, …``: by the ends of their names, for nobody wants them all read for this."""
+    there = sorted(path for path in islice(_visible(folder), _MOST_LISTED) if path.lower().endswith(kind.ends))
+    return printable(f"; there are: {few(name, there)}", 2000) if there else ""
+
+
+def _visible(folder: str) -> Iterator[str]:
+    """Files below a folder, none of them hidden, as workflows name them."""
+    for here, inner, files in os.walk(folder):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        for name in files:
+            if not name.startswith("."):
+                yield os.path.relpath(os.path.join(here, name), folder)
 
 
 def is_image(data: bytes) -> bool:
@@ -104,6 +139,10 @@ def is_safetensors(data: bytes) -> bool:
         return False
 
 
+IMAGE = Kind("image", is_image, (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"))
+LATENT = Kind("latent", is_safetensors, (".latent", ".safetensors", ".sft"))
+
+
 def _lies_in(path: str, folder: str) -> bool:
     """Of two real paths, whether one is the other or below it."""
     return os.path.commonpath([path, folder]) == folder
@@ -119,17 +158,8 @@ def new_files(prefix: str, suffix: str, place: Place, width: int = 0, height: in
         ValidationError: the prefix leads elsewhere, or has other characters.
         OSError: the folder or a file can't be made.
     """
-    stem = _filled(prefix, width, height)
-    parts = stem.split("/")
-    if not all(_PART.fullmatch(part) for part in parts):
-        raise ValidationError(
-            f"filename_prefix is {prefix!r}: it takes letters, digits, '-', '_', '.' and spaces, and '/' for folders"
-        )
-    path = os.path.join(place.output_dir, *parts)
-    folder = os.path.dirname(path)
-    if not _lies_in(os.path.realpath(folder), os.path.realpath(place.output_dir)):  # links that are there are followed
-        raise ValidationError(f"filename_prefix is {prefix!r}: it leads out of {place.output_dir}")
-    os.makedirs(folder, exist_ok=True)
+    path = _path_of(prefix, place, width, height)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     number = 0
     while True:
         number += 1
@@ -138,6 +168,40 @@ def new_files(prefix: str, suffix: str, place: Place, width: int = 0, height: in
         except FileExistsError:
             continue
         yield file
+
+
+def check_writable(prefix: str, place: Place) -> None:
+    """See that ``new_files`` could write there, and leave nothing behind.
+
+    Raises:
+        ValidationError: the prefix is bad, or its folder can't be made or written to.
+    """
+    folder = os.path.dirname(_path_of(prefix, place))
+    there = folder
+    while not os.path.lexists(there):
+        there = os.path.dirname(there) or os.curdir
+    try:  # not os.access: it knows nothing of full disks and of file systems that refuse
+        with tempfile.TemporaryDirectory(prefix=".vortex-", dir=there):
+            pass
+    except OSError as error:
+        made = "written to" if there == folder else "made"
+        raise ValidationError(
+            f"output folder {printable(repr(folder), 500)} can't be {made}: {error.strerror}"
+        ) from None
+
+
+def _path_of(prefix: str, place: Place, width: int = 0, height: int = 0) -> str:
+    """The path that a prefix stands for, without number and suffix. Raises ValidationError."""
+    parts = _filled(prefix, width, height).split("/")
+    if not all(_PART.fullmatch(part) for part in parts):
+        raise ValidationError(
+            f"filename_prefix is {prefix!r}: it takes letters, digits, '-', '_', '.' and spaces, and '/' for folders"
+        )
+    path = os.path.join(place.output_dir, *parts)
+    # Links that are there are followed.
+    if not _lies_in(os.path.realpath(os.path.dirname(path)), os.path.realpath(place.output_dir)):
+        raise ValidationError(f"filename_prefix is {prefix!r}: it leads out of {place.output_dir}")
+    return path
 
 
 def _filled(prefix: str, width: int, height: int) -> str:

@@ -9,7 +9,6 @@ A value is plain data or a link, ``[node id, output slot]``.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections import deque
@@ -20,6 +19,7 @@ from typing import Any
 
 from vortex_worker.errors import Problem, WorkflowError
 from vortex_worker.executor.ports import OpSpec
+from vortex_worker.executor.validation import near
 from vortex_worker.supervisor import embedded
 
 
@@ -215,12 +215,6 @@ def is_link(value: Any) -> bool:
         and not isinstance(value[1], bool)
         and value[1] >= 0
     )
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """``; did you mean 'KSampler'?`` or nothing."""
-    found = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 
 def short(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vortex_worker.errors import ValidationError
 from vortex_worker.executor.ports import OpSpec, Param, Port
-from vortex_worker.supervisor.files import ClientNode, Place, is_image, new_files, read_input
+from vortex_worker.supervisor.files import IMAGE, ClientNode, Place, check_writable, new_files, read_input
 
 if TYPE_CHECKING:
     from PIL.Image import Exif, Image
@@ -20,7 +20,12 @@ _SUFFIX = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 
 def _read(params: Mapping[str, Any], place: Place) -> dict[str, Any]:
     rest = {name: value for name, value in params.items() if name not in ("image", "upload")}
-    return {"data": read_input("image", params["image"], place, is_image), **rest}
+    return {"data": read_input(IMAGE, params["image"], place), **rest}
+
+
+def _place(params: Mapping[str, Any], place: Place) -> dict[str, Any]:
+    check_writable(params["filename_prefix"], place)
+    return dict(params)
 
 
 def _save(inputs: Mapping[str, Any], params: Mapping[str, Any], place: Place) -> list[str]:
@@ -105,6 +110,7 @@ NODES: dict[str, ClientNode] = {
             doc="Read an image file; it is decoded in the worker.",
         ),
         prepare=_read,
+        names="image",
     ),
     "LoadImageMask": ClientNode(
         OpSpec(
@@ -119,6 +125,7 @@ NODES: dict[str, ClientNode] = {
             doc="Read one channel of an image file as a mask; it is decoded in the worker.",
         ),
         prepare=_read,
+        names="image",
     ),
     "SaveImage": ClientNode(
         OpSpec(
@@ -133,7 +140,8 @@ NODES: dict[str, ClientNode] = {
             doc="Write images into the output folder, with the workflow inside, as ComfyUI reads it.",
             output_node=True,
         ),
-        prepare=lambda params, place: dict(params),
+        prepare=_place,
+        names="filename_prefix",
         finish=_save,
     ),
     "SaveAnimatedWEBP": ClientNode(
@@ -151,7 +159,8 @@ NODES: dict[str, ClientNode] = {
             doc="Write images as one animated WebP file into the output folder.",
             output_node=True,
         ),
-        prepare=lambda params, place: dict(params),
+        prepare=_place,
+        names="filename_prefix",
         finish=_save_animated,
     ),
     "PreviewImage": ClientNode(
@@ -162,7 +171,7 @@ NODES: dict[str, ClientNode] = {
             doc="Write images as PNG files into the output folder's folder preview.",
             output_node=True,
         ),
-        prepare=lambda params, place: {"filename_prefix": "preview/image"},
+        prepare=lambda params, place: _place({"filename_prefix": "preview/image"}, place),
         finish=_save,
     ),
 }

@@ -158,9 +158,12 @@ class Job:
     # ---- the fabric's side
 
     def _report(self, progress: Progress, preview: Stored | None) -> None:
-        self.progress = progress
-        if preview is not None:
-            self._preview = preview
+        with self._guard:
+            if self.done():  # meanwhile, by another thread: a preview would keep its memory as long as the job is kept
+                return
+            self.progress = progress
+            if preview is not None:
+                self._preview = preview
         for watcher in self._watchers:
             self._call(watcher)
 

@@ -8,11 +8,16 @@ from typing import Any
 
 from vortex_worker.errors import ValidationError
 from vortex_worker.executor.ports import OpSpec, Param, Port
-from vortex_worker.supervisor.files import ClientNode, Place, is_safetensors, new_files, read_input
+from vortex_worker.supervisor.files import LATENT, ClientNode, Place, check_writable, new_files, read_input
 
 
 def _read(params: Mapping[str, Any], place: Place) -> dict[str, Any]:
-    return {"data": read_input("latent", params["latent"], place, is_safetensors)}
+    return {"data": read_input(LATENT, params["latent"], place)}
+
+
+def _place(params: Mapping[str, Any], place: Place) -> dict[str, Any]:
+    check_writable(params["filename_prefix"], place)
+    return dict(params)
 
 
 def _save(inputs: Mapping[str, Any], params: Mapping[str, Any], place: Place) -> list[str]:
@@ -47,6 +52,7 @@ NODES: dict[str, ClientNode] = {
             doc="Read a latent file; it is decoded in the worker.",
         ),
         prepare=_read,
+        names="latent",
     ),
     "SaveLatent": ClientNode(
         OpSpec(
@@ -57,7 +63,8 @@ NODES: dict[str, ClientNode] = {
             doc="Write a latent as a safetensors file into the output folder.",
             output_node=True,
         ),
-        prepare=lambda params, place: dict(params),
+        prepare=_place,
+        names="filename_prefix",
         finish=_save,
     ),
 }

@@ -23,7 +23,7 @@ from vortex_worker.errors import LaunchError, ProtocolError
 from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
 from vortex_worker.logging import LEVELS, LineReader, one_line
-from vortex_worker.shm.slots import SlotView
+from vortex_worker.shm.slots import STANDS_BY, TAKES_JOBS, SlotView, write_role
 from vortex_worker.supervisor.denial import Denial, Listener
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class WorkerLink:
         self.timer: TimerHandle | None = None  # until it must be ready
         self.lost = False  # it is taken for dead: whatever was in it is gone
         self.dying = False  # it is being killed, or has hung up: it gets no more jobs
-        self.active = False  # it is given jobs; else it stands by
+        self.active = False
         self.prepared = False  # it is ready, and what is wanted in advance is there
         self.preloaded: dict[Work, Outputs] = {}  # by the work that made it
         self.activity = (0, 0)  # last seen count of the slot, and since when, ns
@@ -119,9 +119,19 @@ class WorkerLink:
         return self.stage is Stage.READY and self.task is None and not self.dying and not self.retiring
 
     @property
+    def active(self) -> bool:
+        """Whether it is given jobs; else it stands by."""
+        return self._active
+
+    @active.setter
+    def active(self, active: bool) -> None:
+        self._active = active
+        write_role(self.arena.fd, self.index, TAKES_JOBS if active else STANDS_BY)
+
+    @property
     def idle(self) -> bool:
         """Whether it can take any job."""
-        return self.active and self.free
+        return self._active and self.free
 
     def fileno(self) -> int:
         return self._socket.fileno()

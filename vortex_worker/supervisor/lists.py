@@ -16,17 +16,33 @@ class Items(list[Any]):
     """The values of one output, one by one; a plain list is a single value."""
 
 
-def spread(spec: OpSpec, given: Mapping[str, Any]) -> list[dict[str, Any]]:
+class _Turns(Sequence[dict[str, Any]]):
+    """What each run is given, made when it is asked for: a list may have a million items."""
+
+    def __init__(self, given: Mapping[str, Any], count: int) -> None:
+        self._given = given
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, turn: int) -> dict[str, Any]:  # type: ignore[override]  # nobody takes slices
+        if turn >= self._count:
+            raise IndexError(turn)
+        return {
+            name: value[min(turn, len(value) - 1)] if isinstance(value, Items) else value
+            for name, value in self._given.items()
+        }
+
+
+def spread(spec: OpSpec, given: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
     """What each run of a node is given. No run at all, if a list is empty."""
     if spec.input_is_list:
         return [{name: list(value) if isinstance(value, Items) else [value] for name, value in given.items()}]
     lengths = [len(value) for value in given.values() if isinstance(value, Items)]
     if 0 in lengths:
         return []
-    return [
-        {name: value[min(turn, len(value) - 1)] if isinstance(value, Items) else value for name, value in given.items()}
-        for turn in range(max(lengths, default=1))
-    ]
+    return _Turns(given, max(lengths)) if lengths else [dict(given)]
 
 
 def is_spread(spec: OpSpec, given: Mapping[str, Any]) -> bool:

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from vortex_worker.errors import WorkflowError
 from vortex_worker.supervisor import images, latents
-from vortex_worker.supervisor.check import check
+from vortex_worker.supervisor.check import drop_unknown, problems_of
 from vortex_worker.supervisor.files import ClientNode, Place
 from vortex_worker.supervisor.graph import Graph
+from vortex_worker.supervisor.precheck import prepare
 
 if TYPE_CHECKING:
     from vortex_worker.supervisor.fabric import Fabric
@@ -40,6 +42,8 @@ class WorkflowResult:
     cached: list[str] = field(default_factory=list)
     #: ``{"id", "pid", "sandbox", …}`` of each worker.
     workers: list[dict[str, Any]] = field(default_factory=list)
+    #: What was passed over, a sentence each: inputs that their nodes don't have. Logged, too, once in a fabric.
+    warnings: list[str] = field(default_factory=list)
     #: Outputs by port, of the nodes the run was for. A list of values is a ``lists.Items``.
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -70,7 +74,8 @@ def run(
         progress: is told of each node's start, steps and end.
 
     Raises:
-        WorkflowError: the workflow is malformed; nothing was run.
+        WorkflowError: the workflow is malformed, or names files or models that aren't there, or a folder that
+            can't be written to; nothing was run.
         JobError: a node failed; ``details["node"]`` has its id. What ran beside it is cancelled.
     """
     from vortex_worker.supervisor.execution import Execution
@@ -80,15 +85,24 @@ def run(
     graph.set_values(settings)
     specs = {**fabric.nodes(), **{name: node.spec for name, node in CLIENT_NODES.items()}}
     prompt = graph.as_prompt()  # as it was written: checking it renames aliases
+    warnings = drop_unknown(graph, specs, settings)
+    for warning in warnings:
+        fabric._once.warn(warning)
     targets = graph.target_nodes(specs, outputs)
-    check(graph, specs, None if outputs is None else set(graph.needed_for(targets)))
+    needed = graph.needed_for(targets)
     place = Place(
         output_dir=os.fspath(output_dir),
         input_dir=os.path.dirname(os.path.abspath(source)) if not isinstance(source, Mapping) else os.getcwd(),
         prompt=prompt,
         extra=graph.extra,
     )
-    result = Execution(fabric, graph, specs, targets, place, CLIENT_NODES, progress).run()
+    problems = problems_of(graph, specs, None if outputs is None else set(needed))
+    bad = {problem.node for problem in problems}
+    params, more = prepare(fabric, graph, specs, CLIENT_NODES, place, [key for key in needed if key not in bad])
+    if problems or more:
+        raise WorkflowError([*problems, *more])
+    result = Execution(fabric, graph, specs, targets, params, place, CLIENT_NODES, progress).run()
+    result.warnings = warnings
     result.seconds = time.perf_counter() - started
     result.workers = fabric.workers()
     return result

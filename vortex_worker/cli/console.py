@@ -1,0 +1,34 @@
+"""What commands say beside their results: on standard error, whole lines, in colour at a terminal."""
+
+from __future__ import annotations
+
+import logging
+
+from rich.console import Console
+from rich.text import Text
+
+from vortex_worker.ipc.protocol import printable
+
+_STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
+
+
+def diagnostics() -> Console:
+    """The console for it, where warnings that the package logs go from now on, too."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Handler(console)])
+    return console
+
+
+class _Handler(logging.Handler):
+    """A record as a line, or several; a worker may have a part in it."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            level = Text(f"{record.levelname.lower()}: ", _STYLES.get(record.levelno, ""))
+            self._console.print(level + Text(printable(self.format(record))))
+        except Exception:
+            self.handleError(record)
