@@ -55,9 +55,9 @@ def _links(path: str) -> Iterator[tuple[str, str]]:
     """
     here = "/"
     for part in path.split("/"):
-        there = os.path.normpath(os.path.join(here, part))
-        here = os.path.realpath(there)
+        here = there = os.path.normpath(os.path.join(here, part))
         if os.path.islink(there):
+            here = os.path.realpath(there)
             yield there, here
 
 
