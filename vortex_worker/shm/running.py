@@ -96,16 +96,21 @@ def _arenas_of(pid: int) -> Iterator[tuple[int, tuple[int, int]]]:
     """Descriptors that look like an arena, one of each, with what they refer to."""
     seen = set()
     try:
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            path = f"/proc/{pid}/fd/{name}"
-            if os.readlink(path).startswith(_NAMES):
-                status = os.stat(path)
-                inode = (status.st_dev, status.st_ino)
-                if inode not in seen and stat.S_ISREG(status.st_mode):  # to open a FIFO could take for ever
-                    seen.add(inode)
-                    yield int(name), inode
+        names = os.listdir(f"/proc/{pid}/fd")
     except OSError:
-        pass  # not ours to look into, or gone
+        return  # not ours to look into, or gone
+    for name in names:
+        path = f"/proc/{pid}/fd/{name}"
+        try:
+            if not os.readlink(path).startswith(_NAMES):
+                continue
+            status = os.stat(path)
+        except OSError:
+            continue  # closed meanwhile: processes that start are busy with their descriptors
+        inode = (status.st_dev, status.st_ino)
+        if inode not in seen and stat.S_ISREG(status.st_mode):  # to open a FIFO could take for ever
+            seen.add(inode)
+            yield int(name), inode
 
 
 def _ancestors(pid: int) -> list[int]:
