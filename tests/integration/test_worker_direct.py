@@ -25,11 +25,11 @@ def environment(**settings):
 class Supervisor:
     """Speaks the protocol byte by byte: a length, then what protobuf's own runtime made."""
 
-    def __init__(self):
+    def __init__(self, **settings):
         self.arena = Arena.create(8 << 20)
         self.ours, theirs = socket.socketpair()
         self.ours.settimeout(60)
-        env = environment(VORTEX_SOCKET=f"fd:{theirs.fileno()}", VORTEX_SHM_FD=str(self.arena.fd))
+        env = environment(VORTEX_SOCKET=f"fd:{theirs.fileno()}", VORTEX_SHM_FD=str(self.arena.fd), **settings)
         self.process = subprocess.Popen(
             COMMAND,
             env=env,
@@ -110,6 +110,12 @@ class Supervisor:
 def worker():
     with Supervisor() as supervisor:
         yield supervisor.ready()
+
+
+def test_folders_of_models_and_the_libraries_they_need(tmp_path):
+    with Supervisor(VORTEX_MODELS=str(tmp_path)) as supervisor:
+        supervisor.ready()
+        assert supervisor.run("CheckpointLoaderSimple", params=None).error.code
 
 
 @pytest.mark.parametrize("spelling", ["{folder}/socket", "socket", "{folder}/link/socket", "../{name}/socket"])

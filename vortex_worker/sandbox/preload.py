@@ -14,6 +14,7 @@ import importlib.util
 import os
 import pkgutil
 import platform
+import socket
 import sys
 import tempfile
 from collections.abc import Callable
@@ -117,6 +118,7 @@ def preload_diffusion() -> list[str]:
     if not all(importlib.util.find_spec(name) for name in ("diffusers", "transformers")):
         return list(DIFFUSION)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # there is no network to look for models in
+    socket.has_ipv6 = False  # urllib3 tries whether there is, by a call that no filter here allows
     try:
         tempfile.gettempdir()
     except FileNotFoundError:  # Landlock holds already, and torch's compiler insists on a folder for its cache
