@@ -98,7 +98,7 @@ class Zygote:
     def _fork(self, order: Mapping[str, Any], fds: list[int]) -> Birth | None:
         control, arena, log = fds
         with contextlib.suppress(ConfigError):  # which the child meets again, and tells
-            config = WorkerConfig.from_env(order["config"] | {"VORTEX_SOCKET": "fd:0", "VORTEX_SHM_FD": "0"})
+            config = WorkerConfig.from_env(order["config"] | {"VORTEX_SOCKET": "fd:0", "VORTEX_SHM_FD": "0"}).settled()
             programs(
                 config.seccomp_policy, config.name_denials, config.wxorx, config.has_card
             )  # compiled once, for all

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from vortex_worker.bench import peers
 from vortex_worker.bench.measure import Result, Target, median, p99
@@ -156,6 +157,7 @@ def start_fabric(quick: bool) -> Result:
 _IMPORT = "import time; begun = time.perf_counter(); import torch; print(time.perf_counter() - begun)"
 _FIRST_RESULT = """
 import time
+from typing import Any
 import vortex_worker as vw
 begun = time.perf_counter()
 with vw.Fabric(1) as fabric:
@@ -234,26 +236,34 @@ def worker_memory(quick: bool) -> Result:
 
     probe = "import torch; torch.ones(1 << 16).add_(1); print(open('/proc/self/smaps_rollup').read())"
     bare = subprocess.run([sys.executable, "-c", probe], capture_output=True, check=True, text=True).stdout
-    totals = []
-    for workers in (2, 4):
-        with Fabric(workers, standby=0, threads=1) as fabric:
-            fabric.wait_ready(120)
-            time.sleep(_SETTLING)
-            for _ in range(workers):
-                fabric.run("Identity", {"tensor": 1})
-            pids = [worker["pid"] for worker in fabric.workers()]
-            with open(f"/proc/{pids[0]}/stat") as file:
-                pids.append(int(file.read().rpartition(")")[2].split()[1]))  # their parent, the zygote
-            total = 0.0
-            for pid in pids:
-                with open(f"/proc/{pid}/smaps_rollup") as file:  # needs root: a worker is not dumpable
-                    total += _pss(file.read())
-            totals.append(total)
-    each = (totals[1] - totals[0]) / 2
+    with Fabric(2, standby=0, threads=1) as fabric:
+        few = _memory_of(fabric)
+        fabric.scale(4)
+        more = _memory_of(fabric)
+    with Fabric(4, standby=0, threads=1) as fabric:
+        at_once = _memory_of(fabric)
+    each = (more - few) / 2
     return Result(
         "memory of one more worker: growth of the sum of PSS", "MiB", each, each,
         "a bare Python that has imported torch", _pss(bare), Target("median", 60.0, 20.0),
+        {"of one more among those that a fabric starts with": (at_once - few) / 2},
     )  # fmt: skip
+
+
+def _memory_of(fabric: Any) -> float:
+    """The proportional set sizes of its workers and their zygote, MiB."""
+    fabric.wait_ready(120)
+    time.sleep(_SETTLING)
+    for _ in fabric.workers():
+        fabric.run("Identity", {"tensor": 1})
+    pids = [worker["pid"] for worker in fabric.workers()]
+    with open(f"/proc/{pids[0]}/stat") as file:
+        pids.append(int(file.read().rpartition(")")[2].split()[1]))  # their parent, the zygote
+    total = 0.0
+    for pid in pids:
+        with open(f"/proc/{pid}/smaps_rollup") as file:  # needs root: a worker is not dumpable
+            total += _pss(file.read())
+    return total
 
 
 def _pss(rollup: str) -> float:
