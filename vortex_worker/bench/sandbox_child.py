@@ -22,7 +22,7 @@ class Locks:
 
     def __init__(self, policy: str = "execute", keep: int = 2) -> None:
         begun = time.perf_counter_ns()
-        self._programs = programs(policy, True)
+        self._programs = programs(policy, True, False, False)
         self.compile_ns = time.perf_counter_ns() - begun
         self._rules = landlock.readonly_rules()
         self.install_ns = self.view_ns = 0

@@ -252,7 +252,7 @@ def _outline(folders: tuple[str, ...], spellings: tuple[str, ...], sockets: tupl
 
 
 @functools.cache  # a zygote compiles them before it forks
-def programs(policy: str, name_denials: bool, wxorx: bool = False, card: bool = False) -> Programs:
+def programs(policy: str, name_denials: bool, wxorx: bool, card: bool, /) -> Programs:
     """The filters of start-up and of jobs, for the policy of that name or file.
 
     With ``wxorx``, that of jobs lets no memory become executable; the one of start-up, which loads extension
