@@ -12,6 +12,7 @@ from vortex_worker.supervisor.execution import Execution
 from vortex_worker.supervisor.files import Place
 from vortex_worker.supervisor.graph import Graph, Node
 from vortex_worker.supervisor.jobs import Jobs
+from vortex_worker.supervisor.precheck import prepare
 from vortex_worker.supervisor.workflow import CLIENT_NODES
 
 
@@ -38,8 +39,11 @@ def test_a_node_of_a_workflow_costs_no_more_the_more_there_are(fabric, shape):
         for n in range(1, count):
             nodes[ids[n]] = Node(ids[n], "Identity", {}, {"tensor": (ids[SHAPES[shape](n)], 0)})
         targets = ids[-1:] if shape == "a chain" else ids[1:]
+        graph, specs, place = Graph(nodes), fabric.nodes(), Place("out", ".")
+        params, problems = prepare(fabric, graph, specs, CLIENT_NODES, place, ids)
+        assert problems == []
         Id.looks = 0
-        result = Execution(fabric, Graph(nodes), fabric.nodes(), targets, Place("out", "."), CLIENT_NODES, None).run()
+        result = Execution(fabric, graph, specs, targets, params, place, CLIENT_NODES, None).run()
         looks = Id.looks / count
         assert len(result.nodes) == count
         assert all(outputs == {"tensor": f"{shape} of {count}"} for outputs in result.values.values())
