@@ -405,3 +405,47 @@ def test_what_the_workflow_does_not_name_is_not_watched(tmp_path):
     assert changes._now() == before
     (tmp_path / "cat.png").write_bytes(b"1")
     assert changes._now() != before
+
+
+STRANGE = """
+import time
+from vortex_worker.executor import AbstractExecutor
+
+class Forever(AbstractExecutor):
+    op_type = "Forever"
+    def execute(self, inputs, params):
+        while True:
+            time.sleep(0.1)
+
+class Greedy(AbstractExecutor):
+    op_type = "Greedy"
+    output_ports = ()
+    def execute(self, inputs, params):
+        bytearray(8 << 30)
+        return {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("node", "limit", "code"),
+    [("Forever", ["--timeout", "3"], "WK-008"), ("Greedy", ["--memory-limit", "2G"], "WK-001")],
+)
+def test_a_workflow_of_a_strangers_is_limited_in_time_and_memory(tmp_path, node, limit, code):
+    """Found by a first user: the command line had no limit for either."""
+    (tmp_path / "strange.py").write_text(STRANGE)
+    path = workflow(tmp_path, {"1": {"class_type": node, "inputs": {}}})
+    done = vortex("run", path, *limit, "--json", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout)["error"]["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--memory-limit", value) for value in ("2X", "-1", "0", "1.5G", "G", "9999999999G")]
+    + [("--timeout", value) for value in ("0", "-1", "nan", "soon")],
+)
+def test_a_limit_that_is_none_is_refused_by_name(tmp_path, option, value):
+    done = vortex("run", workflow(tmp_path), option, value, cwd=tmp_path)
+    assert done.returncode == 2
+    assert option in done.stderr
+    assert value in done.stderr

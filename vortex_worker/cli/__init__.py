@@ -7,6 +7,7 @@ import sys
 import click
 
 import vortex_worker
+from vortex_worker.cli import limits
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -42,6 +43,19 @@ def command() -> None:
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.  [auto]")
 @click.option("--policy", default=None, help="System-call policy: execute, strict, cuda or a TOML file.  [execute]")
 @click.option("--wxorx", is_flag=True, help="Let no memory become executable. Slower: above all bf16 on the CPU.")
+@click.option(
+    "--timeout",
+    type=float,
+    callback=limits.seconds,
+    metavar="SECONDS",
+    help="For the whole workflow, and with --watch for each run of it: what is not done by then fails.",
+)
+@click.option(
+    "--memory-limit",
+    callback=limits.size,
+    metavar="SIZE",
+    help="Private memory of each worker: bytes, 512M, 2G.  [no limit]",
+)
 @click.option(
     "--learn",
     default=None,
