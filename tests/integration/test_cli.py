@@ -449,3 +449,30 @@ def test_a_limit_that_is_none_is_refused_by_name(tmp_path, option, value):
     assert done.returncode == 2
     assert option in done.stderr
     assert value in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [("--device", "cuda:99", "device is 'cuda:99', which is not here"), ("--module", "nosuch", "modules is 'nosuch'")],
+)
+def test_a_setting_that_a_worker_refuses_is_told_in_words(tmp_path, option, value, said):
+    """Found by a first user: the worker's log was shown as it was, in JSON."""
+    done = vortex("run", workflow(tmp_path), option, value, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("bad settings\n")
+    assert said in done.stderr
+    assert "{" not in done.stderr
+
+
+def test_a_refused_node_is_named_among_those_that_loaded(tmp_path):
+    """Found by a first user: it said that the whole file had not loaded."""
+    (tmp_path / "two.py").write_text(
+        STRANGE + '\nclass Bad(AbstractExecutor):\n    op_type = "Greedy"\n    def execute(self, inputs, params): ...\n'
+    )
+    nodes = SMALL | {"c": {"class_type": "Lost", "inputs": {}}}
+    done = vortex("run", workflow(tmp_path, nodes), "--only", "c", cwd=tmp_path)
+    folder = tmp_path.name
+    assert f"warning: a node of {folder}/two did not load: ValueError: there are two nodes 'Greedy'" in done.stderr
+    assert done.returncode == 2
+    assert "there is no node 'Lost'. " in done.stderr
+    assert done.stderr.rstrip().endswith(f". These did not load: {folder}/two")

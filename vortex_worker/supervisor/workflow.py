@@ -89,6 +89,7 @@ def run(
     graph.set_values(settings)
     try:
         known = fabric.nodes(until.left())
+        failed = list(dict.fromkeys(plugin for plugin, _, _ in fabric.plugin_errors(until.left())))
     except TimeoutError:
         raise until.exceeded() from None
     specs = {**known, **{name: node.spec for name, node in CLIENT_NODES.items()}}
@@ -104,7 +105,7 @@ def run(
         prompt=prompt,
         extra=graph.extra,
     )
-    problems = problems_of(graph, specs, None if outputs is None else set(needed))
+    problems = problems_of(graph, specs, None if outputs is None else set(needed), failed)
     bad = {problem.node for problem in problems}
     sound = [key for key in needed if key not in bad]
     params, more = prepare(fabric, graph, specs, CLIENT_NODES, place, sound, until)
