@@ -40,7 +40,9 @@ def explain_death(task: Task, link: WorkerLink, status: int | None) -> tuple[Vor
             details["traceback"] = where
         return (
             SandboxViolation(
-                f"{what} was killed by its sandbox: policy {link.report.policy!r} denies {link.denial}"
+                f"{what} was killed by its sandbox: "
+                + (f"it tried to {link.denial.deed}, and " if link.denial.deed else "")
+                + f"policy {link.report.policy!r} denies {link.denial}"
                 + (f"; called from\n{where}" if where else ""),
                 details,
                 retryable=False,
