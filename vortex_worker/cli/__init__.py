@@ -114,7 +114,9 @@ def doctor(matrix: bool, profiles: tuple[str, ...], wxorx: bool, as_json: bool) 
 
 @command.command()
 @click.option("--interval", default=1.0, type=click.FloatRange(0.05, 3600), help="Seconds between looks.  [1]")
-@click.option("--once", is_flag=True, help="Look twice, print once, and end.")
+@click.option(
+    "--once", is_flag=True, help="Look twice, print once, and end; so it does anyway where it prints to no terminal."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 def top(interval: float, once: bool, as_json: bool) -> None:
     """Watch the workers of all your fabrics on this machine."""
