@@ -138,7 +138,7 @@ def _node_problems(
         if slot >= len(given.outputs):
             text = (
                 f"{name!r} links to slot {slot} of node {source} ({origin.class_type}), "
-                f"which has {len(given.outputs)} outputs"
+                f"which has {len(given.outputs)} output{'s' * (len(given.outputs) != 1)}"
             )
             yield problem(text, "bad_linked_input", name)
         elif name in ports or name in params:
