@@ -9,6 +9,7 @@
         ├── FabricClosed           the fabric was closed, or is closing
         ├── QueueFull              the bounded queue is full and the caller would not wait
         ├── LaunchError            a worker could not be started, or refused to start
+        │   └── SettingRefused     for a setting (a ConfigError, too)
         └── JobError               a job did not give its result
             ├── OOMSoft            WK-001  memory is short, after unloading and one retry
             ├── InvalidHandle      WK-002  offset, size, dtype, shape or alignment is bad
@@ -101,6 +102,10 @@ class QueueFull(VortexError):
 
 class LaunchError(VortexError):
     """A worker could not be started, or refused to start."""
+
+
+class SettingRefused(LaunchError, ConfigError):
+    """Workers refuse a setting that they alone could judge, such as a device that is not here."""
 
 
 class JobError(VortexError):

@@ -405,3 +405,74 @@ def test_what_the_workflow_does_not_name_is_not_watched(tmp_path):
     assert changes._now() == before
     (tmp_path / "cat.png").write_bytes(b"1")
     assert changes._now() != before
+
+
+STRANGE = """
+import time
+from vortex_worker.executor import AbstractExecutor
+
+class Forever(AbstractExecutor):
+    op_type = "Forever"
+    def execute(self, inputs, params):
+        while True:
+            time.sleep(0.1)
+
+class Greedy(AbstractExecutor):
+    op_type = "Greedy"
+    output_ports = ()
+    def execute(self, inputs, params):
+        bytearray(8 << 30)
+        return {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("node", "limit", "code"),
+    [("Forever", ["--timeout", "3"], "WK-008"), ("Greedy", ["--memory-limit", "2G"], "WK-001")],
+)
+def test_a_workflow_of_a_strangers_is_limited_in_time_and_memory(tmp_path, node, limit, code):
+    """Found by a first user: the command line had no limit for either."""
+    (tmp_path / "strange.py").write_text(STRANGE)
+    path = workflow(tmp_path, {"1": {"class_type": node, "inputs": {}}})
+    done = vortex("run", path, *limit, "--json", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout)["error"]["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--memory-limit", value) for value in ("2X", "-1", "0", "1.5G", "G", "9999999999G")]
+    + [("--timeout", value) for value in ("0", "-1", "nan", "soon")],
+)
+def test_a_limit_that_is_none_is_refused_by_name(tmp_path, option, value):
+    done = vortex("run", workflow(tmp_path), option, value, cwd=tmp_path)
+    assert done.returncode == 2
+    assert option in done.stderr
+    assert value in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [("--device", "cuda:99", "device is 'cuda:99', which is not here"), ("--module", "nosuch", "modules is 'nosuch'")],
+)
+def test_a_setting_that_a_worker_refuses_is_told_in_words(tmp_path, option, value, said):
+    """Found by a first user: the worker's log was shown as it was, in JSON."""
+    done = vortex("run", workflow(tmp_path), option, value, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("bad settings\n")
+    assert said in done.stderr
+    assert "{" not in done.stderr
+
+
+def test_a_refused_node_is_named_among_those_that_loaded(tmp_path):
+    """Found by a first user: it said that the whole file had not loaded."""
+    (tmp_path / "two.py").write_text(
+        STRANGE + '\nclass Bad(AbstractExecutor):\n    op_type = "Greedy"\n    def execute(self, inputs, params): ...\n'
+    )
+    nodes = SMALL | {"c": {"class_type": "Lost", "inputs": {}}}
+    done = vortex("run", workflow(tmp_path, nodes), "--only", "c", cwd=tmp_path)
+    folder = tmp_path.name
+    assert f"warning: a node of {folder}/two did not load: ValueError: there are two nodes 'Greedy'" in done.stderr
+    assert done.returncode == 2
+    assert "there is no node 'Lost'. " in done.stderr
+    assert done.stderr.rstrip().endswith(f". These did not load: {folder}/two")

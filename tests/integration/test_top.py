@@ -145,3 +145,10 @@ def test_bad_usage_is_status_2(tmp_path):
     done = subprocess.run([*TOP, "--interval", "0"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "0.05" in done.stderr
+
+
+def test_in_a_pipe_it_prints_once_and_ends(tmp_path):
+    """Found by a first user: it printed nothing there, for ever."""
+    command = [argument for argument in TOP if argument != "--once"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert "pid" in done.stdout or "no fabric of yours" in done.stdout

@@ -10,7 +10,7 @@ import torch
 from conftest import NODES, gone, until
 
 import vortex_worker as vw
-from vortex_worker.errors import ExecutionError, WorkflowError
+from vortex_worker.errors import DeadlineExceeded, ExecutionError, WorkflowError
 
 PACKS = Path(__file__).parent / "packs"
 
@@ -239,3 +239,22 @@ def test_a_packs_own_check_is_told_before_anything_runs(fabric):
     assert caught.value.node_errors["pick"]["errors"][0]["type"] == "custom_validation_failed"
     with pytest.raises(WorkflowError, match=r"node pick: 9 is odd\\x1b\[31m$"):
         fabric.run_workflow(workflow, settings={"pick.even": 9})
+
+
+def test_a_deadline_ends_a_node_that_would_run_for_ever(fabric):
+    nodes = {
+        "noise": {"class_type": "RandomTensor", "inputs": {"shape": [1], "seed": 1}},
+        "shut": {"class_type": "Scale", "inputs": {"tensor": ["noise", 0], "factor": 0.0}},
+        "gate": {"class_type": "DeafGate", "inputs": {"gate": ["shut", 0]}},
+    }
+    with pytest.raises(DeadlineExceeded) as caught:
+        fabric.run_workflow(nodes, deadline=1.0)
+    assert caught.value.details["node"] == "gate"
+    assert ran(fabric.run_workflow(NOISE, settings={"noise.seed": 77}, deadline=60)) == {"noise", "twice", "thrice"}
+
+
+def test_a_deadline_that_has_passed_ends_a_workflow_before_it_runs(fabric):
+    with pytest.raises(DeadlineExceeded, match="within its 1e-06 s"):
+        fabric.run_workflow(NOISE, settings={"noise.seed": 78}, deadline=1e-6)
+    with pytest.raises(ValueError, match="deadline is -1"):
+        fabric.run_workflow(NOISE, deadline=-1)

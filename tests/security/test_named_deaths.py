@@ -50,6 +50,19 @@ def test_numbers_of_other_kinds(fabric: vw.Fabric, how: str, name: str) -> None:
     assert death(fabric, how).details["syscall"] == name
 
 
+@pytest.mark.parametrize(
+    ("how", "deed"),
+    [
+        ("execve", "start a program or process"),
+        ("clone", "start a program or process"),
+        ("socket", "use the network"),
+    ],
+)
+def test_what_it_was_for_is_told_in_words(fabric: vw.Fabric, how: str, deed: str) -> None:
+    """Found by a first user, who did not know what clone is."""
+    assert f"it tried to {deed}, and policy 'execute' denies {how} (" in death(fabric, how).message
+
+
 @pytest.mark.parametrize("how", ["sendmsg", "seccomp"])
 def test_what_the_seal_denies(fabric: vw.Fabric, how: str) -> None:
     """The one filter without a listener: two calls, of which it was one. The first sign of such a death doesn't

@@ -70,6 +70,14 @@ def test_extends_replaces_call_by_call(tmp_path: Path) -> None:
     assert policy.decide("read") == ("allow", 0)
 
 
+def test_what_happens_to_other_calls_may_be_left_to_the_policy_that_is_extended(tmp_path: Path) -> None:
+    """Found by a first user: its absence was told before the mistakes that mattered."""
+    policy = load(tmp_path, 'extends = "execute"\n[mine]\ngetpgid = "A need of its own."\n')
+    assert policy.decide("getpgid") == ("allow", 0)
+    assert policy.decide("reboot") == ("kill_process", 0)
+    assert policy.default_reason == seccomp.load_policy("execute").default_reason
+
+
 RULE = '[[g.read]]\nreason = "r"\n'
 
 
@@ -129,7 +137,12 @@ RULE = '[[g.read]]\nreason = "r"\n'
         ),
         ("extends = 1\n[g]\nread = 'r'\n" + DEFAULT, "extends: is 1"),
         ("extends = '../execute'\n[g]\nread = 'r'\n" + DEFAULT, "extends: is '../execute'"),
-        ("extends = 'nothing'\n[g]\nread = 'r'\n" + DEFAULT, "nothing.toml: can't be read"),
+        (
+            "extends = 'nothing'\n[g]\nread = 'r'\n" + DEFAULT,
+            "toml: extends: is 'nothing': there are bootstrap, cuda, .*, or a TOML file$",
+        ),
+        ("extends = 'exec'\n[g]\nread = 'r'\n" + DEFAULT, r"toml: extends: is 'exec': .*; did you mean 'execute'\?"),
+        ("extends = 'execute'\n[g]\nread = { reson = 'r' }\n", r"\[g\] read reson: is not known"),
     ],
 )
 def test_refused(tmp_path: Path, text: str, complaint: str) -> None:

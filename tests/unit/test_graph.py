@@ -83,7 +83,7 @@ def test_a_missing_file_is_told_so(tmp_path):
     [
         ({**GOOD, "4": {"class_type": "Sampel", "inputs": {}}}, "4", "did you mean 'Sample'"),
         (with_inputs("3", model=["9", 0]), "3", "node '9', which is not there"),
-        (with_inputs("3", model=["1", 1]), "3", "slot 1 of node 1 (Load), which has 1 outputs"),
+        (with_inputs("3", model=["1", 1]), "3", "slot 1 of node 1 (Load), which has 1 output"),
         (with_inputs("3", model=["2", 0]), "3", "takes MODEL, but slot 0 of node 2 (Noise) gives LATENT"),
         (with_inputs("3", model="a name"), "3", "takes a link to a MODEL, not 'a name'"),
         (with_inputs("3", step=3), "3", "no input 'step'; did you mean 'steps'"),

@@ -7,6 +7,7 @@ import sys
 import click
 
 import vortex_worker
+from vortex_worker.cli import limits
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -42,6 +43,19 @@ def command() -> None:
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.  [auto]")
 @click.option("--policy", default=None, help="System-call policy: execute, strict, cuda or a TOML file.  [execute]")
 @click.option("--wxorx", is_flag=True, help="Let no memory become executable. Slower: above all bf16 on the CPU.")
+@click.option(
+    "--timeout",
+    type=float,
+    callback=limits.seconds,
+    metavar="SECONDS",
+    help="For the whole workflow, and with --watch for each run of it: what is not done by then fails.",
+)
+@click.option(
+    "--memory-limit",
+    callback=limits.size,
+    metavar="SIZE",
+    help="Private memory of each worker: bytes, 512M, 2G.  [no limit]",
+)
 @click.option(
     "--learn",
     default=None,
@@ -100,7 +114,9 @@ def doctor(matrix: bool, profiles: tuple[str, ...], wxorx: bool, as_json: bool) 
 
 @command.command()
 @click.option("--interval", default=1.0, type=click.FloatRange(0.05, 3600), help="Seconds between looks.  [1]")
-@click.option("--once", is_flag=True, help="Look twice, print once, and end.")
+@click.option(
+    "--once", is_flag=True, help="Look twice, print once, and end; so it does anyway where it prints to no terminal."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 def top(interval: float, once: bool, as_json: bool) -> None:
     """Watch the workers of all your fabrics on this machine."""

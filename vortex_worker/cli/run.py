@@ -37,6 +37,8 @@ def run_command(
     device: str,
     policy: str | None,
     wxorx: bool,
+    timeout: float | None,
+    memory_limit: int | None,
     learn: str | None,
     quiet: bool,
     as_json: bool,
@@ -60,6 +62,7 @@ def run_command(
                 device=device,
                 policy=policy,
                 wxorx=wxorx,
+                memory_limit=memory_limit or 0,
                 learn=learn is not None,
             ) as fabric,
             bars,
@@ -69,7 +72,12 @@ def run_command(
             while True:
                 try:
                     result = fabric.run_workflow(
-                        workflow, output_dir=output, settings=values, outputs=only or None, progress=bars
+                        workflow,
+                        output_dir=output,
+                        settings=values,
+                        outputs=only or None,
+                        progress=bars,
+                        deadline=timeout,
                     )
                 except (WorkflowError, JobError) as error:
                     if not watch:

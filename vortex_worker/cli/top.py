@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from typing import Any
 
@@ -31,6 +32,7 @@ _STALE = 1.0  # s without a heartbeat that are shown in red
 def top_command(interval: float, once: bool, as_json: bool) -> int:
     """Show them until interrupted, or once. Returns the exit status."""
     before = look()
+    once = once or not (as_json or sys.stdout.isatty())  # nobody could be shown anything live
     try:
         if as_json:
             while True:

@@ -88,8 +88,8 @@ class Registry:
             for name in folder.plugins:
                 plugin = f"{folder.name}/{name}"
                 with self._reporting(plugin):
-                    for make in _nodes_of(folder, name):
-                        with self._reporting(plugin):
+                    for node, make in _nodes_of(folder, name):
+                        with self._reporting(plugin, node):
                             self._folder_of[self.add(make(), plugin).name] = folder
 
     def load_entry_points(self) -> None:
@@ -105,7 +105,7 @@ class Registry:
                         self.add(cls, plugin)
 
     @contextmanager
-    def _reporting(self, plugin: str) -> Iterator[None]:
+    def _reporting(self, plugin: str, node: str = "") -> Iterator[None]:
         try:
             yield
         except KeyboardInterrupt:
@@ -113,6 +113,8 @@ class Registry:
         except BaseException as error:  # SystemExit as much as a SyntaxError: a plugin ends nobody but itself
             text = message_of(error)
             message = type(error).__name__ + (f": {text}" if text else "")
+            if node not in message:  # else it says already which of the plugin's nodes it is of
+                message = f"{node[:80]}: {message}"
             self.failures.append(PluginFailure(*map(_utf8, (plugin, message, traceback_of(error)))))
 
     def add(self, cls: type[Any], source: str) -> OpSpec:
@@ -146,7 +148,7 @@ class Registry:
             hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
             if self.failures:
                 names = list(dict.fromkeys(failure.plugin for failure in self.failures))
-                hint += f"{'' if near else ';'} These did not load: {few(op_type, names)}"
+                hint += f"{'' if near else '.'} These did not load: {few(op_type, names)}"
             raise ExecutorNotFound(f"there is no node {op_type[:80]!r}{hint}", {"nearest": ", ".join(near)})
         folder = self._folder_of.get(op_type)
         if folder is not None and folder is not self._entered:
@@ -174,22 +176,23 @@ class Registry:
                 self.get(name)[0].cleanup()
 
 
-def _nodes_of(folder: NodeFolder, name: str) -> Iterator[Callable[[], type[Any]]]:
-    """What makes each executor of a module: native ones, and those of a pack."""
+def _nodes_of(folder: NodeFolder, name: str) -> Iterator[tuple[str, Callable[[], type[Any]]]]:
+    """The name of each executor of a module, native ones and those of a pack, and what makes it."""
     if not folder.is_pack(name):
-        yield from (partial(_itself, cls) for cls in classes_of(folder.load(name)))
+        yield from (_named(cls) for cls in classes_of(folder.load(name)))
         return
     from vortex_worker.executor.comfy import adapter
 
     with adapter.explained():
         module = folder.load(name)
-    yield from (partial(_itself, cls) for cls in classes_of(module))
+    yield from (_named(cls) for cls in classes_of(module))
     for op_type, node in adapter.executors_of(getattr(module, MAPPINGS, None)):
-        yield partial(adapter.executor_of, op_type, node)
+        yield op_type, partial(adapter.executor_of, op_type, node)
 
 
-def _itself(cls: type[Any]) -> type[Any]:
-    return cls
+def _named(cls: type[Any]) -> tuple[str, Callable[[], type[Any]]]:
+    name = getattr(cls, "op_type", "")
+    return name if isinstance(name, str) and name else cls.__name__, lambda: cls
 
 
 def classes_of(module: object) -> Iterable[type[AbstractExecutor]]:

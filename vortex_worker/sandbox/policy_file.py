@@ -16,6 +16,7 @@ The format is explained in ``docs/sandbox.md``. In short::
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import tomllib
@@ -98,12 +99,15 @@ class _Reader:
 
     def policy(self) -> Policy:
         table = self.parse()
-        if "default" not in table:
-            raise self.fail("", "there is no [default] table, so nothing says what happens to other calls")
-        if list(table)[-1] != "default":
-            raise self.fail("[default]", "must be the last table: a policy is read from top to bottom")
-        default, default_reason = self.default(table["default"])
         base = self.base(table["extends"]) if "extends" in table else None
+        if "default" in table:
+            if list(table)[-1] != "default":
+                raise self.fail("[default]", "must be the last table: a policy is read from top to bottom")
+            default, default_reason = self.default(table["default"])
+        elif base is not None:
+            default, default_reason = base.default, base.default_reason
+        else:
+            raise self.fail("", "there is no [default] table, so nothing says what happens to other calls")
 
         own: dict[str, tuple[Rule, ...]] = {}
         for group, calls in table.items():
@@ -158,6 +162,11 @@ class _Reader:
             raise self.fail("extends", f"is {name!r}; it takes the name of a policy such as 'execute', or a TOML file")
         if os.path.abspath(self.path) == os.path.join(POLICIES, name + ".toml"):
             raise self.fail("extends", "names the policy itself")
+        if not os.path.exists(os.path.join(POLICIES, name + ".toml")):
+            known = sorted(file.removesuffix(".toml") for file in os.listdir(POLICIES) if file.endswith(".toml"))
+            near = difflib.get_close_matches(name, known, n=2)
+            meant = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise self.fail("extends", f"is {name!r}: there are {', '.join(known)}, or a TOML file{meant}")
         return shipped_policy(name)
 
     def rules(self, group: str, call: str, value: Any) -> Iterator[Rule]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from vortex_worker.errors import Problem, WorkflowError
 from vortex_worker.executor.ports import REQUIRED, OpSpec, Param
-from vortex_worker.executor.validation import a, near, param_problem
+from vortex_worker.executor.validation import a, few, near, param_problem
 from vortex_worker.ipc.protocol import printable
 from vortex_worker.supervisor.graph import Graph, Node, short
 
@@ -32,11 +32,14 @@ def check(graph: Graph, specs: Mapping[str, OpSpec], only: Collection[str] | Non
         raise WorkflowError(problems)
 
 
-def problems_of(graph: Graph, specs: Mapping[str, OpSpec], only: Collection[str] | None = None) -> list[Problem]:
+def problems_of(
+    graph: Graph, specs: Mapping[str, OpSpec], only: Collection[str] | None = None, failed: Collection[str] = ()
+) -> list[Problem]:
     """Every problem of a graph, by node id. Renames aliases to the ports' names.
 
     Args:
         only: the nodes that are to run, if not all.
+        failed: plugins that did not load, which an unknown node may be of.
     """
     problems: list[Problem] = []
     guess, hinted = _Guesses(), False
@@ -49,6 +52,7 @@ def problems_of(graph: Graph, specs: Mapping[str, OpSpec], only: Collection[str]
             text = f"there is no node {node.class_type!r}{meant}"
             if not hinted:
                 text, hinted = text + ("" if meant else ".") + _ELSEWHERE, True
+                text += f". These did not load: {few(node.class_type, failed)}" if failed else ""
             problems.append(Problem(node.id, text, "missing_node_type", class_type=node.class_type))
         else:
             _rename_aliases(node, spec)
@@ -134,7 +138,7 @@ def _node_problems(
         if slot >= len(given.outputs):
             text = (
                 f"{name!r} links to slot {slot} of node {source} ({origin.class_type}), "
-                f"which has {len(given.outputs)} outputs"
+                f"which has {len(given.outputs)} output{'s' * (len(given.outputs) != 1)}"
             )
             yield problem(text, "bad_linked_input", name)
         elif name in ports or name in params:

@@ -33,6 +33,7 @@ from vortex_worker.supervisor.launcher import Launcher
 from vortex_worker.supervisor.link import Stage, WorkerLink
 from vortex_worker.supervisor.preload import Preloads
 from vortex_worker.supervisor.process import describe_exit
+from vortex_worker.supervisor.recovery import explain_start
 from vortex_worker.supervisor.vigil import Limits, Vigil
 
 if TYPE_CHECKING:
@@ -387,9 +388,7 @@ class Crew:
                 log.info("worker %s: %s", link.worker_id, describe_exit(status))
                 self._launcher.launch(link.index)
                 return
-            why = link.fault or (f"was denied {link.denial}" if link.denial else describe_exit(status))
-            said = "\n".join(link.log_tail)
-            why = f"worker {link.worker_id} {why}" + (f"; it wrote:\n{said}" if said else "")
+            why = explain_start(link, status)
             self._launcher.failed(link.index, why, 1 if link.fault or link.denial else status)
 
     def broken(self, error: VortexError) -> None:

@@ -27,6 +27,14 @@ _SEND = 0xC018_2101  # SECCOMP_IOCTL_NOTIF_SEND
 _CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
 _LINK = "anon_inode:seccomp notify"
 _X32 = 0x4000_0000
+_CLONE_THREAD = 0x1_0000  # clone(2)
+
+_PROCESS, _NETWORK = "start a program or process", "use the network"
+#: What calls are made for whose names say little to most people.
+_DEEDS = {
+    **dict.fromkeys(("clone", "clone3", "fork", "vfork", "execve", "execveat"), _PROCESS),
+    **dict.fromkeys(("socket", "connect"), _NETWORK),
+}
 
 
 class Denial(NamedTuple):
@@ -41,6 +49,13 @@ class Denial(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.call} (system call {self.number}, registers {', '.join(map(_argument, self.args))})"
+
+    @property
+    def deed(self) -> str:
+        """What it was for, in words that follow "tried to"; "" where its name must do."""
+        if self.call == "clone" and self.args[0] & _CLONE_THREAD:
+            return ""
+        return _DEEDS.get(self.call, "")
 
     def details(self) -> dict[str, str]:
         """For a job's error."""

@@ -24,6 +24,7 @@ from vortex_worker.supervisor.workflow import WorkflowResult
 
 if TYPE_CHECKING:
     from vortex_worker.executor.ports import OpSpec
+    from vortex_worker.supervisor.deadline import Deadline
     from vortex_worker.supervisor.fabric import Fabric
     from vortex_worker.supervisor.files import ClientNode, Place
     from vortex_worker.supervisor.graph import Graph, Node
@@ -85,6 +86,7 @@ class Execution:
         place: Place,
         clients: Mapping[str, ClientNode],
         observer: Observer | None,
+        until: Deadline,
     ) -> None:
         self._fabric = fabric
         self._graph = graph
@@ -94,6 +96,7 @@ class Execution:
         self._place = place
         self._clients = clients
         self._observer = observer
+        self._until = until
         self._results = fabric._results
         self._result = WorkflowResult()
         self._possible = graph.needed_for(targets)  # what may have to run; lazy inputs may spare some
@@ -132,7 +135,7 @@ class Execution:
 
     def _sign(self) -> None:
         """Ask nodes whether they have changed, and sign all of them."""
-        answers = ask(self._fabric, self._graph, self._specs, "CHANGED", self._params)
+        answers = ask(self._fabric, self._graph, self._specs, "CHANGED", self._params, self._until)
         changed = {key: _ALWAYS if isinstance(said, JobError) else said for key, said in answers.items()}
         own = {key: [self._params[key], changed.get(key), self._told(key)] for key in self._possible}
         self._signatures = signatures(self._graph, own)
@@ -258,9 +261,9 @@ class Execution:
         inputs = {name: value for name, value in given.items() if name in ports}
         params = {name: value for name, value in given.items() if name not in ports}
         if runs.asking:
-            job = self._fabric.ask(node.class_type, "NEEDS", inputs=inputs, params=params)
+            job = self._until.submitted(self._fabric.ask, node.class_type, "NEEDS", inputs=inputs, params=params)
         else:
-            job = self._fabric.submit(node.class_type, inputs, params)
+            job = self._until.submitted(self._fabric.submit, node.class_type, inputs, params)
             if self._observer and len(runs.given) == 1:
                 observer = self._observer
                 job.on_progress(lambda job: observer.node_progress(key, job.progress.step, job.progress.total))

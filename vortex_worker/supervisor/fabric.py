@@ -232,9 +232,13 @@ class Fabric:
         question: str,
         inputs: Mapping[str, Any] | None = None,
         params: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> Job:
-        """Ask a node one of ``executor.ports.QUESTIONS`` that are among its ``answers``: ``result()["answer"]``."""
-        return self._intake.submit(op_type, inputs, params, question=question)
+        """Ask a node one of ``executor.ports.QUESTIONS`` that are among its ``answers``: ``result()["answer"]``.
+
+        As ``submit`` otherwise.
+        """
+        return self._intake.submit(op_type, inputs, params, question=question, **options)
 
     def run(
         self,
@@ -298,12 +302,14 @@ class Fabric:
         settings: Mapping[str, Any] | None = None,
         outputs: Iterable[str] | None = None,
         progress: Any = None,
+        deadline: float | None = None,
     ) -> Any:
         """Run a workflow in ComfyUI's API format; see ``vortex_worker.supervisor.workflow.run``."""
         from vortex_worker.supervisor.workflow import run
 
         return run(
-            self, workflow, output_dir=output_dir, settings=settings or {}, outputs=outputs, progress=progress
+            self, workflow, output_dir=output_dir, settings=settings or {}, outputs=outputs, progress=progress,
+            deadline=deadline,
         )  # fmt: skip
 
     # -------------------------------------------------------------- tensors

@@ -377,7 +377,8 @@ class Jobs:
         with self._lock:
             if task.job.done():
                 return
-            error = DeadlineExceeded(f"{task.work.op_type}: its deadline passed after {task.job.attempts} attempts")
+            tried = f"{task.job.attempts} attempt{'s' * (task.job.attempts != 1)}"
+            error = DeadlineExceeded(f"{task.work.op_type}: its deadline passed after {tried}")
             if self.runner_of(task) is None:
                 self._scheduler.remove(task)
                 self.finish(task, error=error)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vortex_worker._core.slots import monotonic_ns
-from vortex_worker.errors import LaunchError, OutOfArena
+from vortex_worker.errors import LaunchError, OutOfArena, SettingRefused
 from vortex_worker.supervisor.link import WorkerLink
 from vortex_worker.supervisor.nursery import Nursery
 from vortex_worker.supervisor.process import WorkerProcess
@@ -79,7 +79,7 @@ class Launcher:
         with self._crew.lock:
             self._memory.give_back(lease)
             if not self._crew.over:
-                self.failed(index, why, None)
+                self.failed(index, LaunchError(why), None)
 
     def born(self, index: int, config: WorkerConfig, process: WorkerProcess, lease: Lease) -> None:
         """There is a process."""
@@ -100,11 +100,12 @@ class Launcher:
             self._crew.loop.call_soon(self.launch, index)
         self._postponed = ()
 
-    def failed(self, index: int, why: str, status: int | None) -> None:
+    def failed(self, index: int, why: LaunchError, status: int | None) -> None:
         """A worker ended before it was ready: try again, more slowly each time, and then say so."""
         self._starts.failed(status)
-        log.info("a worker did not start: %s", why.splitlines()[0])
+        level = logging.WARNING if isinstance(why, SettingRefused) and self._proven else logging.INFO
+        log.log(level, "a worker did not start: %s", str(why).splitlines()[0])
         if (status in _NO_USE and not self._proven) or (self._starts.hopeless and not self._crew.any_ready()):
-            self._crew.broken(LaunchError(why))
+            self._crew.broken(why)
         else:
             self._crew.loop.call_later(self._starts.pause, self.launch, index)

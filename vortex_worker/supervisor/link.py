@@ -79,6 +79,7 @@ class WorkerLink:
         self.dropped_objects: deque[int] = deque()
         self._released: deque[int] = deque()  # offsets that are no longer live, and not told yet
         self.log_tail: deque[str] = deque(maxlen=_LOG_TAIL)
+        self.refusal = ""  # a setting that it refuses, in its words: from before it ran anybody's code
         self.fault = ""  # why the supervisor gave it up, if it did
         self.listener: Listener | None = None
         self.denial: Denial | None = None  # the call that it was denied, and dies of
@@ -313,6 +314,9 @@ class WorkerLink:
                 entry = json.loads(line)
                 level = LEVELS.get(entry["level"], logging.INFO)
                 text = one_line(f"{entry['event']} {entry['fields']}")  # JSON has escapes of its own
+                if entry["event"] == "worker.config" and self.stage.value < Stage.LOCKED.value:
+                    self.refusal = one_line(str(entry["fields"]["message"]))
+                    level = logging.INFO  # who launched it is told
             except (ValueError, KeyError, TypeError, RecursionError):
                 pass  # a node printed something alike: pass it on as it is
         log.log(level, "%s: %s", self.worker_id, text)

@@ -37,9 +37,11 @@ class Once:
         if len(self._looked_at) >= _MOST:
             self._looked_at.clear()
         self._looked_at.add(link.worker_id)
-        for plugin, message, traceback in failures_of(link):
+        partly = {op.source for op in link.capabilities.op_types}
+        for failure, (plugin, message, traceback) in zip(link.plugin_errors, failures_of(link), strict=True):
             frames = traceback.rstrip().removesuffix(message).rstrip()
-            self.warn(f"{plugin} did not load: {message}", f"\n{frames}" if frames else "")
+            what = f"a node of {plugin}" if failure.plugin in partly else plugin
+            self.warn(f"{what} did not load: {message}", f"\n{frames}" if frames else "")
 
     def clear(self) -> None:
         """Forget: all may have changed."""

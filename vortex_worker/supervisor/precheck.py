@@ -13,6 +13,7 @@ from vortex_worker.ipc.protocol import printable
 
 if TYPE_CHECKING:
     from vortex_worker.executor.ports import OpSpec
+    from vortex_worker.supervisor.deadline import Deadline
     from vortex_worker.supervisor.fabric import Fabric
     from vortex_worker.supervisor.files import ClientNode, Place
     from vortex_worker.supervisor.graph import Graph, Node
@@ -29,8 +30,13 @@ def prepare(
     clients: Mapping[str, ClientNode],
     place: Place,
     keys: Iterable[str],
+    until: Deadline,
 ) -> tuple[Params, list[Problem]]:
-    """Read files, look at folders, and ask nodes what is wrong, for those of ``keys``, which ``check`` has passed."""
+    """Read files, look at folders, and ask nodes what is wrong, for those of ``keys``, which ``check`` has passed.
+
+    Raises:
+        DeadlineExceeded: not done until then.
+    """
     params: Params = {}
     problems: list[Problem] = []
     for key in keys:
@@ -45,26 +51,31 @@ def prepare(
             kind = error.details.get("type", "custom_validation_failed")
             value = node.values.get(client.names)
             problems.append(Problem(key, error.message, kind, client.names, value, node.class_type))
-    for key, answer in ask(fabric, graph, specs, "PRECHECK", params).items():
+    for key, answer in ask(fabric, graph, specs, "PRECHECK", params, until).items():
         problems += _told(graph.nodes[key], answer)
     return params, problems
 
 
 def ask(
-    fabric: Fabric, graph: Graph, specs: Mapping[str, OpSpec], question: str, params: Params
+    fabric: Fabric, graph: Graph, specs: Mapping[str, OpSpec], question: str, params: Params, until: Deadline
 ) -> dict[str, Any | JobError]:
-    """The answers of those nodes that have one; of a node that failed to give it, its error."""
+    """The answers of those nodes that have one; of a node that failed to give it, its error.
+
+    Raises:
+        DeadlineExceeded: not all were given until then.
+    """
     asked = {}
     for key, values in params.items():
         node = graph.nodes[key]
         if question in specs[node.class_type].answers:
             linked = dict.fromkeys(node.links) if question == "CHANGED" else {}
-            asked[key] = fabric.ask(node.class_type, question, params=linked | values)
+            asked[key] = until.submitted(fabric.ask, node.class_type, question, params=linked | values)
     answers: dict[str, Any | JobError] = {}
     for key, job in asked.items():
         try:
             answers[key] = job.result()["answer"]
         except JobError as error:
+            until.left()
             answers[key] = error
     return answers
 

@@ -7,7 +7,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from vortex_worker.errors import JobError, SandboxViolation, VortexError, WorkerLost
+from vortex_worker.errors import JobError, LaunchError, SandboxViolation, SettingRefused, VortexError, WorkerLost
 from vortex_worker.supervisor.process import describe_exit
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ def explain_death(task: Task, link: WorkerLink, status: int | None) -> tuple[Vor
             details["traceback"] = where
         return (
             SandboxViolation(
-                f"{what} was killed by its sandbox: policy {link.report.policy!r} denies {link.denial}"
+                f"{what} was killed by its sandbox: "
+                + (f"it tried to {link.denial.deed}, and " if link.denial.deed else "")
+                + f"policy {link.report.policy!r} denies {link.denial}"
                 + (f"; called from\n{where}" if where else ""),
                 details,
                 retryable=False,
@@ -71,6 +73,16 @@ def explain_death(task: Task, link: WorkerLink, status: int | None) -> tuple[Vor
             )
             return error, False
     return WorkerLost(f"{what} was lost: {describe_exit(status)}", details), True
+
+
+def explain_start(link: WorkerLink, status: int | None) -> LaunchError:
+    """Why a worker ended before it was ready."""
+    why = link.fault or (f"was denied {link.denial}" if link.denial else describe_exit(status))
+    why = f"worker {link.worker_id} {why}"
+    if link.refusal and not link.fault and not link.denial:
+        return SettingRefused(f"{why}: {link.refusal}")
+    said = "\n".join(link.log_tail)
+    return LaunchError(why + (f"; it wrote:\n{said}" if said else ""))
 
 
 def traceback_of(lines: Iterable[str]) -> str:

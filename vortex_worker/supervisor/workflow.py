@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from vortex_worker.errors import WorkflowError
 from vortex_worker.supervisor import images, latents
 from vortex_worker.supervisor.check import drop_unknown, problems_of
+from vortex_worker.supervisor.deadline import Deadline
 from vortex_worker.supervisor.files import ClientNode, Place
 from vortex_worker.supervisor.graph import Graph
 from vortex_worker.supervisor.precheck import prepare
@@ -61,6 +62,7 @@ def run(
     settings: Mapping[str, Any],
     outputs: Iterable[str] | None = None,
     progress: Observer | None = None,
+    deadline: float | None = None,
 ) -> WorkflowResult:
     """Check a workflow whole, then run it. Nodes that an earlier run of this fabric has run already, on the
     same inputs, aren't run again.
@@ -72,18 +74,25 @@ def run(
         outputs: ids of the nodes to run, with what they need; only these are checked. By default the output
             nodes, or, where there are none, the nodes that nothing is linked to.
         progress: is told of each node's start, steps and end.
+        deadline: seconds from now for the whole of it, the wait for a first worker included.
 
     Raises:
         WorkflowError: the workflow is malformed, or names files or models that aren't there, or a folder that
             can't be written to; nothing was run.
         JobError: a node failed; ``details["node"]`` has its id. What ran beside it is cancelled.
+        DeadlineExceeded: it was not done in time. What ran then is cancelled.
     """
     from vortex_worker.supervisor.execution import Execution
 
-    started = time.perf_counter()
+    started, until = time.perf_counter(), Deadline(deadline)
     graph = Graph.read(source)
     graph.set_values(settings)
-    specs = {**fabric.nodes(), **{name: node.spec for name, node in CLIENT_NODES.items()}}
+    try:
+        known = fabric.nodes(until.left())
+        failed = list(dict.fromkeys(plugin for plugin, _, _ in fabric.plugin_errors(until.left())))
+    except TimeoutError:
+        raise until.exceeded() from None
+    specs = {**known, **{name: node.spec for name, node in CLIENT_NODES.items()}}
     prompt = graph.as_prompt()  # as it was written: checking it renames aliases
     warnings = drop_unknown(graph, specs, settings)
     for warning in warnings:
@@ -96,12 +105,13 @@ def run(
         prompt=prompt,
         extra=graph.extra,
     )
-    problems = problems_of(graph, specs, None if outputs is None else set(needed))
+    problems = problems_of(graph, specs, None if outputs is None else set(needed), failed)
     bad = {problem.node for problem in problems}
-    params, more = prepare(fabric, graph, specs, CLIENT_NODES, place, [key for key in needed if key not in bad])
+    sound = [key for key in needed if key not in bad]
+    params, more = prepare(fabric, graph, specs, CLIENT_NODES, place, sound, until)
     if problems or more:
         raise WorkflowError([*problems, *more])
-    result = Execution(fabric, graph, specs, targets, params, place, CLIENT_NODES, progress).run()
+    result = Execution(fabric, graph, specs, targets, params, place, CLIENT_NODES, progress, until).run()
     result.warnings = warnings
     result.seconds = time.perf_counter() - started
     result.workers = fabric.workers()
