@@ -8,6 +8,7 @@ import torch
 from conftest import SETTINGS
 
 import vortex_worker as vw
+from vortex_worker.supervisor.deadline import Deadline
 from vortex_worker.supervisor.execution import Execution
 from vortex_worker.supervisor.files import Place
 from vortex_worker.supervisor.graph import Graph, Node
@@ -40,10 +41,10 @@ def test_a_node_of_a_workflow_costs_no_more_the_more_there_are(fabric, shape):
             nodes[ids[n]] = Node(ids[n], "Identity", {}, {"tensor": (ids[SHAPES[shape](n)], 0)})
         targets = ids[-1:] if shape == "a chain" else ids[1:]
         graph, specs, place = Graph(nodes), fabric.nodes(), Place("out", ".")
-        params, problems = prepare(fabric, graph, specs, CLIENT_NODES, place, ids)
+        params, problems = prepare(fabric, graph, specs, CLIENT_NODES, place, ids, Deadline(None))
         assert problems == []
         Id.looks = 0
-        result = Execution(fabric, graph, specs, targets, params, place, CLIENT_NODES, None).run()
+        result = Execution(fabric, graph, specs, targets, params, place, CLIENT_NODES, None, Deadline(None)).run()
         looks = Id.looks / count
         assert len(result.nodes) == count
         assert all(outputs == {"tensor": f"{shape} of {count}"} for outputs in result.values.values())
