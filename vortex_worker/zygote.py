@@ -27,11 +27,12 @@ import gc
 import json
 import os
 import select
+import signal
 import socket
 import sys
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from vortex_worker._core import process
 from vortex_worker.config import WorkerConfig
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 _MOST = 1 << 17  # bytes of one message
 _SCRATCH = 8 << 20  # bytes of memory to rehearse in
+_BEREFT = signal.SIGPWR  # which nobody else sends
 _QUIET = 0.2  # s without a message, after which there is leisure
 _LATEST = 1.0  # s after which it is taken, in steps between messages
 EXIT_THREADS = 5  # something it imported had started a thread
@@ -67,8 +69,12 @@ class Zygote:
         self._poll.register(control, select.EPOLLIN)
         self._children: dict[int, int] = {}  # pid by pidfd
 
-    def serve(self) -> Birth | None:
-        """Fork and report until the supervisor hangs up: None. In each child: its Birth."""
+    def serve(self) -> Birth:
+        """Fork and report until the supervisor hangs up. Returns in each child: its Birth."""
+        # The kernel's word of the supervisor's end. A worker hears of that by its heartbeat, which a hostile node can
+        # stop; we can't be stopped by one.
+        signal.signal(_BEREFT, self._end_all)
+        process.die_with_parent(_BEREFT)
         self._say({"ready": True})
         leisure: Iterator[object] | None = _settle()
         latest = time.monotonic() + _LATEST
@@ -86,9 +92,9 @@ class Zygote:
                     try:
                         data, fds, _, _ = socket.recv_fds(self._control, _MOST, 3)
                     except ConnectionError:
-                        return None
+                        data = b""
                     if not data:
-                        return None
+                        self._end_all()
                     birth = self._fork(json.loads(data), fds)
                     if birth is not None:
                         return birth
@@ -109,6 +115,7 @@ class Zygote:
             self._say({"failed": order["fork"], "why": str(error)})
             pid = -1
         if pid == 0:
+            signal.signal(_BEREFT, signal.SIG_DFL)
             config = WorkerConfig.from_env(
                 order["config"] | {"VORTEX_SOCKET": f"fd:{control}", "VORTEX_SHM_FD": str(arena)}
             )
@@ -121,6 +128,13 @@ class Zygote:
             self._poll.register(pidfd, select.EPOLLIN)
             self._say({"forked": order["fork"], "pid": pid}, [pidfd])
         return None
+
+    def _end_all(self, *_: object) -> NoReturn:
+        """The supervisor is gone: end every worker, and this process."""
+        for pidfd in self._children:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os._exit(0)
 
     def _report_end(self, pidfd: int) -> None:
         pid = self._children.pop(pidfd)
@@ -230,8 +244,6 @@ def main() -> int:
     # Not collected first: that takes as long as a tenth of the imports, and what it would free is shared by all.
     gc.freeze()
     birth = Zygote(control, threads).serve()
-    if birth is None:
-        return 0
     control.close()  # a child's copy of it; else it would be closed by the garbage collector, at some later time
     return _become(birth)
 

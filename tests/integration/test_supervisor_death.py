@@ -55,6 +55,7 @@ JOBS = {
     "idle": [],
     "in a node": [["Sleep", {}, {"seconds": 3600}]] * 2,
     "stuck": [["Stuck"]] * 2,
+    "deaf to it": [["Deaf"]] * 2,
 }
 
 
@@ -71,7 +72,7 @@ def opened_below(folder, pid):
     try:
         with open(f"/proc/{pid}/maps") as maps:
             found = [line.split()[-1] for line in maps]
-        found += [os.readlink(entry) for entry in os.scandir(f"/proc/{pid}/fd")]
+        found += [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
     except OSError:  # it is gone, or not dumpable and we are not root
         return []
     return [path for path in found if path.startswith(folder)]

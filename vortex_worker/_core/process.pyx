@@ -30,12 +30,14 @@ cdef enum:
     STEP_ = 16 << 20
 
 
-def die_with_parent():
+def die_with_parent(int signal=SIGKILL):
     """Have the kernel kill this process when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG).
+
+    Another signal than SIGKILL is this process's to act on.
 
     A parent that has died before is not noticed: look at a pipe or socket to it afterwards.
     """
-    if prctl(PR_SET_PDEATHSIG, <unsigned long>SIGKILL, 0, 0, 0) < 0:
+    if prctl(PR_SET_PDEATHSIG, <unsigned long>signal, 0, 0, 0) < 0:
         raise OSError(errno, os.strerror(errno))
 
 
