@@ -208,6 +208,11 @@ class Scene:
             self.broken = True
             return Report({"fabric"}, set(), False, "", error)
         after = self._look()
+        # Of a worker that was ended, some may be open for a moment yet; what leaks stays open.
+        end = time.monotonic() + _LEFT
+        while after["supervisor descriptors"] != before["supervisor descriptors"] and time.monotonic() < end:
+            time.sleep(0.02)
+            after = self._look()
         if case.effect == "leftovers" and self._stays_busy():
             effects.add("leftovers")
         effects |= {key for key in before if before[key] is not None and after[key] not in (before[key], None)}
