@@ -160,7 +160,7 @@ def learn_where_a_link_leads(world: Any) -> bool:
 @attack("claim", VIEW)
 def learn_of_the_machine(world: Any) -> bool:
     """`stat` of well-known files of an administrator's and of the system's: what is installed, and who uses it."""
-    return any(map(os.path.lexists, ("/root/.profile", "/root/.bashrc", "/root/.ssh", "/etc/passwd", "/var/log")))
+    return any(map(os.path.lexists, ("/etc/shadow", "/etc/ssh", "/etc/passwd", "/var/log")))
 
 
 @attack("claim", VIEW)
@@ -172,7 +172,12 @@ def learn_of_processes(world: Any) -> bool:
 @attack("claim", VIEW)
 def climb_above_the_root(world: Any) -> bool:
     """`..` from the root folder, from the working directory, and from where a folder is mounted."""
-    ways = ("/" + "../" * 16, "../" * 16, world.models + "/.." * 32 + "/", "/proc/self/root/", "/proc/self/cwd/")
+    ways = (
+        "/" + "../" * 16,
+        "../" * 16,
+        world.models + "/.." * 32 + "/",
+        *(os.path.join("/proc/self", name, "") for name in ("root", "cwd")),
+    )
     return any(os.path.lexists(f"{way}{world.outside.lstrip('/')}/secret") for way in ways)
 
 
