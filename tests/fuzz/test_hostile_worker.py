@@ -3,6 +3,7 @@
 ``VORTEX_FUZZ_CASES`` and ``VORTEX_FUZZ_SEED`` as elsewhere: most cases here cost a worker its life.
 """
 
+import contextlib
 import gc
 import os
 import random
@@ -158,6 +159,18 @@ def test_whatever_a_worker_does_others_answer_right(fabric, clients, how):
 def test_who_has_lied_is_not_believed_any_more(fabric, clients):
     for number in range(12):
         assert isinstance(attack(fabric, "lies_before_the_truth", number), InvalidHandle)
+
+
+def test_nor_by_the_next_who_reads_while_the_fabric_is_busy(fabric, clients):
+    """Who ends a liar is the fabric's thread; whoever waits for the job may read on before that comes to it."""
+    for number in range(3):
+        how = {"how": "lies_before_the_truth", "seed": str(number), "number": 0}
+        job = fabric.submit("Speak", {"tensor": torch.zeros(16)}, how, deadline=10)
+        fabric._crew.call(time.sleep, 0.3)
+        while not job.done():
+            with contextlib.suppress(TimeoutError):
+                job.exception(0.02)
+        assert isinstance(job.exception(), InvalidHandle)
 
 
 @pytest.mark.timeout(3600)

@@ -1,5 +1,6 @@
 """A fabric's life leaves nothing behind, however it ends: counts before and after are the same."""
 
+import contextlib
 import gc
 import os
 import subprocess
@@ -8,7 +9,7 @@ import threading
 
 import pytest
 import torch
-from conftest import SETTINGS
+from conftest import SETTINGS, until
 
 import vortex_worker as vw
 
@@ -73,6 +74,40 @@ def test_after_workers_died():
             with pytest.raises(vw.errors.JobError):
                 fabric.run("Die", params={"how": "segv"}, retries=0)
         use(fabric)
+
+
+def test_memory_is_free_when_nobody_holds_it_and_not_at_the_next_garbage_collection():
+    """However its job ends. Inputs are large, and one reference cycle would keep them for as long as Python likes."""
+
+    def endings(fabric):
+        tensor = torch.zeros(1000)
+        yield fabric.submit("Scale", {"tensor": tensor}, {"factor": 2.0})
+        yield fabric.submit("Views", {"tensor": tensor})
+        yield fabric.submit("Draw", {"tensor": tensor})  # refused, or not: it ends
+        yield fabric.submit("InPlace", {"left": tensor, "right": [tensor]}, {"port": "left"})
+        yield fabric.submit("Gate", {"gate": tensor}, deadline=0.05)
+        yield fabric.submit("DeafGate", {"gate": tensor}, deadline=0.05)
+        for how in ("kill", "segv", "socket", "close the socket"):
+            yield fabric.submit("Die", {"tensor": tensor}, {"how": how}, retries=1)
+        job = fabric.submit("Gate", {"gate": tensor})
+        job.cancel()
+        yield job
+
+    with vw.Fabric(2, **SETTINGS) as fabric:
+        fabric.wait_ready(60)
+        gc.collect()
+        gc.disable()
+        try:
+            for job in endings(fabric):
+                with contextlib.suppress(vw.errors.VortexError):
+                    job.result(60)
+                name = repr(job)
+                del job
+                until(lambda: fabric._memory.client_live == 0, f"the end of the input of {name}", timeout=10)
+            fabric.wait_ready(60)
+            until(lambda: not any(lease.collect() or lease.live for lease in fabric._memory._leases), "that of results")
+        finally:
+            gc.enable()
 
 
 def test_after_workers_that_never_start():

@@ -13,7 +13,7 @@ from conftest import SETTINGS, gone, pid_of, started, until
 
 import vortex_worker as vw
 from vortex_worker.errors import LaunchError, SandboxViolation
-from vortex_worker.supervisor.zygote import Zygote
+from vortex_worker.supervisor.nursery import Nursery
 
 
 def parent_of(pid):
@@ -186,13 +186,13 @@ def test_a_zygote_that_can_not_start_is_told_with_what_it_wrote(tmp_path, monkey
 def test_many_workers_are_asked_for_a_few_at_a_time(monkeypatch):
     """Each request has descriptors in flight, of which a user may have few; and is to be answered within seconds."""
     held = []
-    fork = Zygote.fork
+    send = Nursery._send
 
-    def count(self, number, *rest):
-        held.append(len(fabric._crew._nursery._sent))
-        return fork(self, number, *rest)
+    def count(self, number):
+        held.append(len(self._sent))
+        send(self, number)
 
-    monkeypatch.setattr(Zygote, "fork", count)
+    monkeypatch.setattr(Nursery, "_send", count)
     with vw.Fabric(20, standby=0, **SETTINGS) as fabric:
         fabric.wait_ready(120)
         assert len(fabric.workers()) == 20

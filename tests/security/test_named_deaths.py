@@ -35,7 +35,8 @@ def death(fabric: vw.Fabric, how: str, attempts: int = 1) -> SandboxViolation:
 
 @pytest.mark.parametrize("how", ["plain", "thread", "ignored", "handled", "blocked", "descriptors", "slot", "a result"])
 def test_it_is_named(fabric: vw.Fabric, how: str) -> None:
-    error = death(fabric, how)
+    # A worker whose socket is closed is ended for that, if it comes first: then the job is begun once more.
+    error = death(fabric, how, attempts=4 if how == "descriptors" else 1)
     assert error.details["syscall"] == "getpgid"
     assert error.details["syscall_number"] == "121"
     assert error.details["syscall_args"].startswith("7, ")

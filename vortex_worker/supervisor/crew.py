@@ -319,11 +319,13 @@ class Crew:
             self.changed.notify_all()
         self.jobs.send(started)
 
-    def give_up(self, link: WorkerLink, why: str) -> None:
-        """Kill a worker that broke the rules or does not answer. ``on_exit`` does the rest."""
-        if link.alive and not link.fault:
-            link.fault = why
-            log.warning("worker %s is killed: %s", link.worker_id, why)
+    def give_up(self, link: WorkerLink, why: str = "") -> None:
+        """Kill a worker that broke the rules or does not answer. ``on_exit`` does the rest.
+
+        ``why``: unless it was blamed already.
+        """
+        if why:
+            link.blame(why)
         if link.alive:
             self.kill(link)
 

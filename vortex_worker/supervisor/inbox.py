@@ -126,12 +126,14 @@ class Inbox:
                 self._crew.handle(link, message)
                 handled += 1
         except (JobError, LaunchError) as error:
-            self._crew.call(self._crew.give_up, link, str(error))
+            link.blame(str(error))  # before anybody reads on
+            self._crew.call(self._crew.give_up, link)
         except OSError:
             pass  # the time is up; or it was reset by its death, which the pidfd reports
         except BaseException:  # Ctrl-C
             if link.received != handled:
-                self._crew.call(self._crew.give_up, link, "its answer was lost: who read it was interrupted")
+                link.blame("its answer was lost: who read it was interrupted")
+                self._crew.call(self._crew.give_up, link)
             raise
         finally:
             link.reader = 0

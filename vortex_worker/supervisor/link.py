@@ -43,7 +43,8 @@ _UNREAD = 1 << 16  # releases that may wait for a worker to read
 _MAX_HANDSHAKE = 4 << 20  # bytes: parsed, a message can take 50 times the room
 _FILTERS = 2  # bootstrap and execute; beside a listener also the seal
 _LOG_TAIL = 40  # lines kept, to explain a failed start
-log = logging.getLogger("vortex_worker.worker")
+log = logging.getLogger("vortex_worker")
+worker_log = logging.getLogger("vortex_worker.worker")
 
 
 class Stage(Enum):
@@ -319,7 +320,13 @@ class WorkerLink:
                     level = logging.INFO  # who launched it is told
             except (ValueError, KeyError, TypeError, RecursionError):
                 pass  # a node printed something alike: pass it on as it is
-        log.log(level, "%s: %s", self.worker_id, text)
+        worker_log.log(level, "%s: %s", self.worker_id, text)
+
+    def blame(self, why: str) -> None:
+        """It broke the rules, or does not answer: nothing that it says counts any more. Any thread."""
+        if self.alive and not self.fault:
+            self.fault = why
+            log.warning("worker %s is killed: %s", self.worker_id, why)
 
     def kill(self) -> None:
         """End the process. What follows, follows from its exit."""

@@ -37,7 +37,8 @@ class Work:
     everywhere: bool = False
     #: What the node is asked: a number of ``Question``; 0: to run.
     question: int = 0
-    _spans: list[_Span] = field(default_factory=list)  # of the tensors, by where they start; made when asked for
+    #: Where tensors start, in order, and which of those until there reaches farthest; made when asked for.
+    _spans: list[tuple[int, _Span]] = field(default_factory=list)
 
     def message(self, encoder: protocol.Encoder, job_id: int, deadline: int, worker: WorkerLink) -> bytes:
         """The JobSubmit to send to ``worker``: objects have the ids that they have there.
@@ -76,10 +77,10 @@ class Work:
             return tensor
         if not self._spans:
             self._spans = _by_start(self.tensors)
-        before = bisect_right(self._spans, handle.offset, key=lambda span: span.start)
+        before = bisect_right(self._spans, handle.offset, key=lambda span: span[0])
         if before == 0:
             return None
-        widest = self._spans[before - 1].widest
+        widest = self._spans[before - 1][1]
         if handle.offset >= widest.covers:
             return None
         if handle.offset + handle.nbytes > widest.end:
@@ -88,24 +89,21 @@ class Work:
 
 
 class _Span:
-    """Where an input lies, and which of those that start no later reaches farthest."""
+    """Where an input lies."""
 
-    __slots__ = ("covers", "end", "start", "tensor", "widest")
+    __slots__ = ("covers", "end", "start", "tensor")
 
     def __init__(self, handle: TensorHandle, tensor: Any) -> None:
         self.start = handle.offset
         self.end = handle.offset + handle.nbytes
         self.covers = max(self.end, self.start + 1)  # an empty tensor is at its offset, too
         self.tensor = tensor
-        self.widest = self
 
 
-def _by_start(tensors: list[tuple[TensorHandle, Any]]) -> list[_Span]:
+def _by_start(tensors: list[tuple[TensorHandle, Any]]) -> list[tuple[int, _Span]]:
     spans = sorted((_Span(handle, tensor) for handle, tensor in tensors), key=lambda span: span.start)
-    for before, span in itertools.pairwise(spans):
-        if (before.widest.covers, before.widest.end) > (span.covers, span.end):
-            span.widest = before.widest
-    return spans
+    reach = itertools.accumulate(spans, lambda a, b: a if (a.covers, a.end) > (b.covers, b.end) else b)
+    return [(span.start, widest) for span, widest in zip(spans, reach, strict=True)]
 
 
 @dataclass(eq=False, slots=True)

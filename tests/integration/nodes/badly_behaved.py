@@ -140,6 +140,7 @@ class Die(AbstractExecutor):
     """Ends its process in one way or another."""
 
     op_type = "Die"
+    input_ports = (Port("tensor", "TENSOR", optional=True),)
     output_ports = ()
     params = (Param("how", "STRING"),)
 

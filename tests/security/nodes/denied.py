@@ -49,8 +49,9 @@ class Denied(AbstractExecutor):
         elif how == "blocked":
             signal.pthread_sigmask(signal.SIG_BLOCK, range(1, signal.NSIG))
         elif how == "descriptors":
+            close = ctypes.CDLL(None).close
             for fd in range(256):
-                ctypes.CDLL(None).close(fd)
+                close(fd)
         elif how == "slot":
             slot = handler_object().slot
             slot.set_status(5)
