@@ -54,9 +54,8 @@ uint64_t vw_landlock_rights(int abi) {
 
 static int add_rule(int ruleset, const vw_landlock_rule *rule, uint64_t handled) {
   if (rule->rights == 0 || rule->rights & ~(uint64_t)KNOWN_RIGHTS) return -EINVAL;
-  /* O_PATH: the name is all that is needed; a device or a fifo must not be opened for real. */
-  int fd = open(rule->path, O_PATH | O_CLOEXEC);
-  if (fd < 0) return -errno;
+  int fd = vw_open_name(rule->path);
+  if (fd < 0) return fd;
   int rc = 0;
   struct stat status;
   if (fstat(fd, &status) < 0) {

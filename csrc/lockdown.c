@@ -16,6 +16,10 @@
 #ifndef SYS_close_range
 #define SYS_close_range 436
 #endif
+#ifndef SYS_openat2
+#define SYS_openat2 437
+#endif
+#define RESOLVE_NO_LINKS 4u /* RESOLVE_NO_SYMLINKS of linux/openat2.h */
 #ifndef SECCOMP_FILTER_FLAG_NEW_LISTENER
 #define SECCOMP_FILTER_FLAG_NEW_LISTENER (1UL << 3)
 #endif
@@ -39,6 +43,14 @@ int vw_settled_thread_count(void) {
     threads = vw_thread_count();
   }
   return threads;
+}
+
+int vw_open_name(const char *path) {
+  struct { /* struct open_how */
+    uint64_t flags, mode, resolve;
+  } how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_NO_LINKS};
+  int fd = (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
+  return fd < 0 ? -errno : fd;
 }
 
 static bool kept(const vw_isolation *wanted, int fd) {

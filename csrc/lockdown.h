@@ -44,6 +44,10 @@ int vw_thread_count(void);
 /* The same, once threads that have ended are no longer counted: waits 0.1 s at most for there to be one. */
 int vw_settled_thread_count(void);
 
+/* A descriptor of what lies at `path`, of its name only (O_PATH): a device or a fifo is not opened for real. -ELOOP if
+ * any part of it is a link: one that was resolved, and checked, may have been replaced since (openat2(2), Linux 5.6). */
+int vw_open_name(const char *path);
+
 #define VW_FILTER_MOST 4096u /* BPF_MAXINSNS */
 
 enum {

@@ -16,6 +16,7 @@
 
 /* Newer than some headers; the numbers are the same on every architecture. */
 #ifndef SYS_move_mount
+#define SYS_open_tree 428
 #define SYS_move_mount 429
 #define SYS_fsopen 430
 #define SYS_fsconfig 431
@@ -32,6 +33,8 @@
 #define MOVE_FROM_DESCRIPTOR 4u /* MOVE_MOUNT_F_EMPTY_PATH */
 #define ATTR_RDONLY 1u          /* MOUNT_ATTR_RDONLY */
 #define ATTR_NOSUID 2u          /* MOUNT_ATTR_NOSUID */
+#define ATTR_NODEV 4u           /* MOUNT_ATTR_NODEV */
+#define TREE_CLONE 1u           /* OPEN_TREE_CLONE */
 #define RECURSIVE 0x8000u       /* AT_RECURSIVE */
 
 struct attributes { /* struct mount_attr */
@@ -114,13 +117,33 @@ static int make_place(const char *path, bool folder) {
   return 0;
 }
 
+static int set_attributes(int tree, uint64_t set) {
+  struct attributes wanted = {.set = set};
+  return syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | RECURSIVE, &wanted, sizeof wanted) < 0 ? -errno : 0;
+}
+
+/* What is open, with all that is mounted below it, at `place`, which is relative to the working directory. Devices
+ * work only where one was asked for by itself: a folder of models or nodes may hold any. */
+static int bind_open(int fd, const char *place) {
+  struct stat status;
+  if (fstat(fd, &status) < 0) return -errno;
+  int rc = make_place(place, S_ISDIR(status.st_mode));
+  if (rc) return rc;
+  int tree = (int)syscall(SYS_open_tree, fd, "", AT_EMPTY_PATH | TREE_CLONE | RECURSIVE | O_CLOEXEC);
+  if (tree < 0) return -errno;
+  if (!S_ISCHR(status.st_mode)) rc = set_attributes(tree, ATTR_NODEV);
+  if (rc == 0 && syscall(SYS_move_mount, tree, "", AT_FDCWD, place, MOVE_FROM_DESCRIPTOR) < 0) rc = -errno;
+  close(tree);
+  return rc;
+}
+
 /* Absolute paths are the old root's, relative ones the new root's, which is the working directory. */
 static int show(const char *path) {
-  struct stat status;
-  if (lstat(path, &status) < 0) return -errno;
-  int rc = make_place(path + 1, S_ISDIR(status.st_mode));
-  if (rc) return rc;
-  return mount(path, path + 1, NULL, MS_BIND | MS_REC, NULL) < 0 ? -errno : 0;
+  int fd = vw_open_name(path);
+  if (fd < 0) return fd;
+  int rc = bind_open(fd, path + 1);
+  close(fd);
+  return rc;
 }
 
 static int show_link(const vw_view_link *link) {
@@ -135,17 +158,10 @@ static int show_self(void) {
   ssize_t length = readlink("/proc/self", number, sizeof number - 1);
   if (length < 0) return -errno;
   number[length] = '\0';
-  snprintf(place, sizeof place, "proc/%s", number);
-  int rc = make_place(place, true);
+  snprintf(place, sizeof place, "/proc/%s", number);
+  int rc = show(place);
   if (rc) return rc;
-  if (mount("/proc/self", place, NULL, MS_BIND | MS_REC, NULL) < 0) return -errno;
   return symlink(number, "proc/self") < 0 ? -errno : 0;
-}
-
-/* Not "no devices", by which /dev/null could not be opened. */
-static int make_read_only(int root) {
-  struct attributes wanted = {.set = ATTR_RDONLY | ATTR_NOSUID};
-  return syscall(SYS_mount_setattr, root, "", AT_EMPTY_PATH | RECURSIVE, &wanted, sizeof wanted) < 0 ? -errno : 0;
 }
 
 /* In the new root as working directory: fill it, and make it "/". */
@@ -165,7 +181,7 @@ static int fill(const vw_view *wanted, int root, vw_view_step *failed, size_t *a
   if ((rc = show_self())) return rc;
 
   *failed = VW_VIEW_READ_ONLY;
-  if ((rc = make_read_only(root))) return rc;
+  if ((rc = set_attributes(root, ATTR_RDONLY | ATTR_NOSUID))) return rc;
 
   *failed = VW_VIEW_PIVOT;
   return syscall(SYS_pivot_root, ".", ".") < 0 ? -errno : 0; /* the old root is then on top of the new one */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -168,3 +169,27 @@ def test_a_rule_that_vanished_is_an_error(tmp_path: Path) -> None:
         return "bound all the same"
 
     assert run(action, stages=None) == Outcome("returned", str(tmp_path / "models"))
+
+
+@pytest.mark.skipif(not supported(), reason="this machine lacks seccomp or Landlock")
+@pytest.mark.parametrize("part", ["models", "parent"])
+def test_a_folder_that_became_a_link_is_an_error(tmp_path: Path, part: str) -> None:
+    """Between making the list and binding to it: where it leads now, nobody has looked whether it is too wide."""
+
+    def action() -> str:
+        from vortex_worker._core import lockdown
+
+        models = tmp_path / "parent" / "models"
+        models.mkdir(parents=True)
+        given = readonly_rules([models])
+        replaced = models if part == "models" else models.parent
+        replaced.rename(tmp_path / "old")
+        replaced.symlink_to("/etc" if part == "models" else tmp_path / "old")
+        libc.prctl(38, 1, 0, 0, 0)  # no_new_privs
+        try:
+            lockdown.landlock_restrict(given)
+        except OSError as error:
+            return f"{errno.errorcode[error.errno or 0]} {error.filename}"
+        return "bound all the same"
+
+    assert run(action, stages=None) == Outcome("returned", f"ELOOP {tmp_path}/parent/models")

@@ -6,6 +6,8 @@ import contextlib
 import errno
 import json
 import os
+import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -164,6 +166,38 @@ def test_a_missing_path_changes_nothing(folder: Path) -> None:
     assert run(enter, stages=None).value == [str(folder / "missing"), errno.ENOENT, True, True]
 
 
+def test_a_folder_that_became_a_link_is_not_shown(folder: Path) -> None:
+    """Where it leads now, nobody has looked at."""
+    wanted = seen(folder / "other")
+    (folder / "other").rename(folder / "before")
+    (folder / "other").symlink_to("closed")
+
+    def enter() -> Any:
+        try:
+            lockdown.enter_view(*wanted)
+        except OSError as error:
+            return error.filename, error.errno
+
+    assert run(enter, stages=None).value == [str(folder / "other"), errno.ELOOP]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes device files")
+def test_a_device_file_in_a_folder_is_none(folder: Path) -> None:
+    """Say a disk's, in what somebody unpacked as root. Those that are listed by name work."""
+    os.mknod(folder / "other/zero", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+
+    def look() -> Any:
+        found = []
+        for path in (folder / "other/zero", Path("/dev/null"), folder / "other/file"):
+            try:
+                found.append(path.open("rb").read(4))
+            except OSError as error:
+                found.append(errno.errorcode[error.errno or 0].encode())
+        return b" ".join(found).decode()
+
+    assert inside(look, folder / "other").value == "EACCES  othe"
+
+
 def test_not_with_threads() -> None:
     def enter() -> None:
         threading.Thread(target=threading.Event().wait, daemon=True).start()
@@ -256,6 +290,16 @@ def test_a_reload_sees_folders_that_were_replaced(fabric: vw.Fabric, folder: Pat
     fabric.reload(60)
     assert look(fabric, model) == "new weights"
     assert fabric.run("Late")["text"] == "later START_DOCUMENT"
+
+
+def test_a_folder_that_became_a_link_stops_new_workers(fabric: vw.Fabric, folder: Path) -> None:
+    """Whoever can write beside a folder of models must not choose what workers read."""
+    (folder / "real/models").rename(folder / "old")
+    (folder / "real/models").symlink_to(folder / "closed")
+    (worker,) = fabric.workers()
+    os.kill(worker["pid"], signal.SIGKILL)
+    with pytest.raises(vw.errors.LaunchError, match=r"real/models' was checked when no part of it was a link"):
+        fabric.run("Look", params={"path": str(folder / "real/models/secret")})
 
 
 REFUSED = """

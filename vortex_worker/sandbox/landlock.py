@@ -99,12 +99,13 @@ def device_rules() -> list[tuple[bytes, int]]:
     libraries = [path for path in os.environ.get("LD_LIBRARY_PATH", "").split(":") if os.path.isabs(path)]
     told = outermost([os.path.realpath(path) for pattern in _NVIDIA_TOLD for path in sorted(glob.glob(pattern))])
     told += [real for path in libraries if os.path.isdir(path) and not _too_wide(real := os.path.realpath(path))]
+    own = os.fsencode(os.path.realpath("/proc/self"))  # in the worker: a rule goes by no link
     return [
         # CUDA gives its threads names, and gives up if it can't. Those are files in here, to be written only; what
         # else is written here, the filter of jobs prevents.
-        (b"/proc/self/task", WRITE_FILE | TRUNCATE),
-        (b"/proc/self/maps", READ_FILE),  # where there is room for the card's memory
-        (b"/proc/self/status", READ_FILE),  # which memory is near
+        (own + b"/task", WRITE_FILE | TRUNCATE),
+        (own + b"/maps", READ_FILE),  # where there is room for the card's memory
+        (own + b"/status", READ_FILE),  # which memory is near
         *((os.fsencode(path), READ_FILE | WRITE_FILE | IOCTL_DEV) for path in devices),
         *((os.fsencode(path), _rights(path)) for path in told),
     ]

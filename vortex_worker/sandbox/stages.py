@@ -215,7 +215,7 @@ class Sandbox:
         try:
             yield
         except (OSError, RuntimeError) as error:
-            self._give_up(f"{names[0]} could not be put in force: {error}")
+            self._give_up(f"{names[0]} could not be put in force: {_explain(error)}")
         else:
             self._report.layers += names
 
@@ -307,6 +307,12 @@ def _open_descriptors(config: WorkerConfig) -> Descriptors:
         if not is_socket:
             raise ConfigError(f"VORTEX_SOCKET is {config.socket!r}, which is not an open socket")
     return Descriptors(arena, readonly, config.socket_fd)
+
+
+def _explain(error: OSError | RuntimeError) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ELOOP:
+        return f"{error.filename!r} was checked when no part of it was a link, and now one is"
+    return str(error)
 
 
 def _log_limit() -> int:

@@ -100,9 +100,13 @@ class _Span:
         self.tensor = tensor
 
 
+def _farther(a: _Span, b: _Span) -> _Span:
+    return a if (a.covers, a.end) > (b.covers, b.end) else b
+
+
 def _by_start(tensors: list[tuple[TensorHandle, Any]]) -> list[tuple[int, _Span]]:
     spans = sorted((_Span(handle, tensor) for handle, tensor in tensors), key=lambda span: span.start)
-    reach = itertools.accumulate(spans, lambda a, b: a if (a.covers, a.end) > (b.covers, b.end) else b)
+    reach = itertools.accumulate(spans, _farther)
     return [(span.start, widest) for span, widest in zip(spans, reach, strict=True)]
 
 
