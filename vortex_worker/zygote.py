@@ -6,6 +6,7 @@ is one JSON object; descriptors travel beside it:
 
 ====================================================  ==========================================
 supervisor → zygote ``{"fork": n, "config": {…}}``    with socket, arena and log of the worker
+supervisor → zygote ``{"ward": true}``                with a pidfd of a worker whose zygote has died
 zygote → supervisor ``{"ready": true}``               once, when everything is imported
 zygote → supervisor ``{"settled": true}``             once, when its memory has been gathered
 zygote → supervisor ``{"forked": n, "pid": p}``       with a pidfd of it
@@ -68,6 +69,7 @@ class Zygote:
         self._poll = select.epoll()
         self._poll.register(control, select.EPOLLIN)
         self._children: dict[int, int] = {}  # pid by pidfd
+        self._wards: set[int] = set()  # pidfds of workers that another zygote forked, which has died
 
     def serve(self) -> Birth:
         """Fork and report until the supervisor hangs up. Returns in each child: its Birth."""
@@ -95,9 +97,17 @@ class Zygote:
                         data = b""
                     if not data:
                         self._end_all()
-                    birth = self._fork(json.loads(data), fds)
-                    if birth is not None:
+                    order = json.loads(data)
+                    if "ward" in order:
+                        self._wards.update(fds)
+                        for pidfd in fds:
+                            self._poll.register(pidfd, select.EPOLLIN)
+                    elif (birth := self._fork(order, fds)) is not None:
                         return birth
+                elif fd in self._wards:
+                    self._wards.discard(fd)
+                    self._poll.unregister(fd)
+                    os.close(fd)  # who asked us hears of its end by itself
                 else:
                     self._report_end(fd)
 
@@ -131,7 +141,7 @@ class Zygote:
 
     def _end_all(self, *_: object) -> NoReturn:
         """The supervisor is gone: end every worker, and this process."""
-        for pidfd in self._children:
+        for pidfd in (*self._children, *self._wards):
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         os._exit(0)

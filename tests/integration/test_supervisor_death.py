@@ -43,6 +43,16 @@ else:
     jobs = [fabric.submit(*job) for job in json.loads(sys.argv[4])]
     while not all(job.progress.total for job in jobs):
         time.sleep(0.001)
+    if "orphaned" in state:
+        nursery = fabric._crew._nursery
+        first = nursery._zygote
+        pids.remove(first.pid)
+        first.kill()
+        while nursery._zygote in (None, first) or not nursery._zygote.ready:
+            time.sleep(0.001)
+        fabric.scale(3)  # forked by the new one, which knows of the others by then
+        fabric.wait_ready(60)
+        pids |= {nursery._zygote.pid} | {worker["pid"] for worker in fabric.workers()}
 print(json.dumps(sorted(pids)), flush=True)
 if end == "raise":
     raise KeyError("as asked")
@@ -56,6 +66,7 @@ JOBS = {
     "in a node": [["Sleep", {}, {"seconds": 3600}]] * 2,
     "stuck": [["Stuck"]] * 2,
     "deaf to it": [["Deaf"]] * 2,
+    "orphaned and deaf to it": [["Deaf"]] * 2,  # the zygote that forked them had died, and there is another
 }
 
 

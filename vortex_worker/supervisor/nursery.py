@@ -117,6 +117,8 @@ class Nursery:
                 self._starts.succeeded()
                 for number in self._sent:
                     self._loop.call_later(_LATE, self._check_born, zygote, number)
+                for link in self._crew.links():
+                    self._guard(zygote, link)
             elif "forked" in body:
                 order, channels = self.orders.pop(body["forked"]), self._sent.pop(body["forked"])
                 channels.close_its()
@@ -131,6 +133,13 @@ class Nursery:
                 self._send_more()
             elif "ended" in body:
                 self._ended(zygote, body["ended"], body["status"])
+
+    def _guard(self, zygote: Zygote, link: WorkerLink) -> None:
+        """A worker whose zygote died before: this one is to end it if we die, which its own was to do."""
+        if link.ended or zygote is not self._zygote or link.process.zygote is zygote:
+            return
+        if not zygote.guard(link.process.pidfd):
+            self._loop.call_later(_PAUSE, self._guard, zygote, link)
 
     def _ended(self, zygote: Zygote, pid: int, status: int) -> None:
         for link in self._crew.links():

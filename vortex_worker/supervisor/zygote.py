@@ -80,9 +80,15 @@ class Zygote:
 
     def fork(self, number: int, config: WorkerConfig, control: int, arena: int, log: int) -> bool:
         """Ask for a worker, answered by ``forked`` or ``failed``. False: it takes no requests now."""
-        order = json.dumps({"fork": number, "config": config.to_env()}).encode()
+        return self._send({"fork": number, "config": config.to_env()}, [control, arena, log])
+
+    def guard(self, pidfd: int) -> bool:
+        """Have it end a worker that isn't its own, too, when this process has died. False: it takes no requests now."""
+        return self._send({"ward": True}, [pidfd])
+
+    def _send(self, body: dict[str, Any], fds: list[int]) -> bool:
         try:
-            socket.send_fds(self._socket, [order], [control, arena, log])
+            socket.send_fds(self._socket, [json.dumps(body).encode()], fds)
         except OSError:
             return False
         return True
