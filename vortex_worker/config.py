@@ -37,12 +37,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from vortex_worker.defaults import HEARTBEAT_MS, MAX_FRAME
 from vortex_worker.errors import ConfigError
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
-MAX_FRAME = 16 << 20  # 16 MiB
 _MAX_FRAME_CAP = 1 << 30  # what a u32 length and sane memory allow
-HEARTBEAT_MS = 100
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,3})?")
 

@@ -6,6 +6,8 @@ is one JSON object; descriptors travel beside it:
 
 ====================================================  ==========================================
 supervisor → zygote ``{"fork": n, "config": {…}}``    with socket, arena and log of the worker
+supervisor → zygote ``{"programs": […],               the filters that workers of such a configuration need: before
+                        "config": {…}}``              the first of them, so that they needn't be compiled here
 supervisor → zygote ``{"ward": true}``                with a pidfd of a worker whose zygote has died
 zygote → supervisor ``{"ready": true}``               once, when everything is imported
 zygote → supervisor ``{"settled": true}``             once, when its memory has been gathered
@@ -27,6 +29,7 @@ import contextlib
 import gc
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -38,7 +41,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from vortex_worker._core import process
 from vortex_worker.config import WorkerConfig
 from vortex_worker.errors import ConfigError
-from vortex_worker.sandbox.stages import programs, visible
+from vortex_worker.sandbox.stages import Programs, programs, remember_programs, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -98,7 +101,9 @@ class Zygote:
                     if not data:
                         self._end_all()
                     order = json.loads(data)
-                    if "ward" in order:
+                    if "programs" in order:
+                        remember_programs(_config_of(order), Programs.unpack(order["programs"]))
+                    elif "ward" in order:
                         self._wards.update(fds)
                         for pidfd in fds:
                             self._poll.register(pidfd, select.EPOLLIN)
@@ -114,10 +119,8 @@ class Zygote:
     def _fork(self, order: Mapping[str, Any], fds: list[int]) -> Birth | None:
         control, arena, log = fds
         with contextlib.suppress(ConfigError):  # which the child meets again, and tells
-            config = WorkerConfig.from_env(order["config"] | {"VORTEX_SOCKET": "fd:0", "VORTEX_SHM_FD": "0"}).settled()
-            programs(
-                config.seccomp_policy, config.name_denials, config.wxorx, config.has_card
-            )  # compiled once, for all
+            config = _config_of(order)
+            programs(config)  # compiled once, for all
             visible(config)
         try:
             pid = os.fork()
@@ -159,6 +162,11 @@ class Zygote:
             socket.send_fds(self._control, [json.dumps(message).encode()], fds or [])
         except ConnectionError:
             pass  # the supervisor is gone: the next read says so, too
+
+
+def _config_of(order: Mapping[str, Any]) -> WorkerConfig:
+    """All of it but the descriptors."""
+    return WorkerConfig.from_env(order["config"] | {"VORTEX_SOCKET": "fd:0", "VORTEX_SHM_FD": "0"}).settled()
 
 
 def _prepare() -> int:
@@ -244,6 +252,8 @@ def main() -> int:
     if _hung_up(control):
         return 0  # the supervisor had died before that
     process.set_name(b"vw-zygote")
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one descriptor a worker, however many there will be
     gc.disable()
     threads = _prepare()
     from vortex_worker._core.lockdown import thread_count

@@ -183,6 +183,19 @@ def test_a_zygote_that_can_not_start_is_told_with_what_it_wrote(tmp_path, monkey
             fabric.wait_ready(60)
 
 
+@pytest.mark.parametrize("settings", [{}, {"policy": "strict"}, {"wxorx": True}], ids=str)
+def test_a_forked_worker_has_the_filter_that_a_started_one_has(settings):
+    """The supervisor compiles them for a zygote, which imports meanwhile."""
+    found = set()
+    for zygote in (True, False):
+        with vw.Fabric(1, standby=0, threads=1, zygote=zygote, **settings) as fabric:
+            fabric.wait_ready(60)
+            (worker,) = fabric.workers()
+            found.add(worker["sandbox"]["filter_sha256"])
+    assert len(found) == 1
+    assert found != {""}
+
+
 def test_many_workers_are_asked_for_a_few_at_a_time(monkeypatch):
     """Each request has descriptors in flight, of which a user may have few; and is to be answered within seconds."""
     held = []

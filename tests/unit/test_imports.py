@@ -14,7 +14,8 @@ ROOT = Path(vortex_worker.__file__).parent
 #: Part → parts it may import. Type-checking imports do not count.
 MAY_IMPORT = {
     "errors": set(),
-    "config": {"errors"},
+    "defaults": set(),
+    "config": {"defaults", "errors"},
     "logging": set(),
     "_core": {"_core", "errors"},
     "ipc": {"ipc", "_core", "errors", "executor.ports"},
@@ -30,8 +31,8 @@ MAY_IMPORT = {
         "main", "membership", "engine", "executor", "device", "ipc", "sandbox", "_core", "config", "errors", "logging",
     },
     "supervisor": {
-        "supervisor", "ipc", "shm", "bridge", "sandbox", "_core", "config", "errors", "logging", "executor.ports",
-        "executor.validation",
+        "supervisor", "ipc", "shm", "bridge", "sandbox", "_core", "config", "defaults", "errors", "logging",
+        "executor.ports", "executor.validation",
     },
     "examples": {"executor"},
     "observe": {"supervisor", "errors"},

@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from vortex_worker._core import lockdown
+from vortex_worker.config import WorkerConfig
 from vortex_worker.sandbox import landlock, view
 from vortex_worker.sandbox.stages import programs
 
@@ -22,7 +23,7 @@ class Locks:
 
     def __init__(self, policy: str = "execute", keep: int = 2) -> None:
         begun = time.perf_counter_ns()
-        self._programs = programs(policy, True, False, False)
+        self._programs = programs(WorkerConfig(socket="", seccomp_policy=policy, name_denials=True))
         self.compile_ns = time.perf_counter_ns() - begun
         self._rules = landlock.readonly_rules()
         self.install_ns = self.view_ns = 0

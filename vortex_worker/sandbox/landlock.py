@@ -78,7 +78,7 @@ def readonly_rules(extra_paths: Iterable[str | os.PathLike[str]] = ()) -> list[t
     Raises:
         ConfigError: one of ``extra_paths`` is missing, or so wide that it would open everything.
     """
-    standard = [os.path.realpath(path) for path in (*_python(), *_package(), *SYSTEM_PATHS) if os.path.exists(path)]
+    standard = [os.path.realpath(path) for path in _standard() if os.path.exists(path)]
     configured = [_configured(os.fspath(path)) for path in extra_paths]
     return [(os.fsencode(path), _rights(path)) for path in outermost([*standard, *configured])]
 
@@ -86,7 +86,7 @@ def readonly_rules(extra_paths: Iterable[str | os.PathLike[str]] = ()) -> list[t
 def spellings(extra_paths: Iterable[str | os.PathLike[str]] = ()) -> list[str]:
     """The same paths as Python, the loader and the configuration write them, with links."""
     configured = (os.path.expanduser(os.fspath(path)) for path in extra_paths)
-    paths = dict.fromkeys((*_python(), *_package(), *SYSTEM_PATHS, *configured))
+    paths = dict.fromkeys((*_standard(), *configured))
     return [path for path in paths if os.path.isabs(path) and os.path.exists(path)]
 
 
@@ -109,6 +109,11 @@ def device_rules() -> list[tuple[bytes, int]]:
         *((os.fsencode(path), READ_FILE | WRITE_FILE | IOCTL_DEV) for path in devices),
         *((os.fsencode(path), _rights(path)) for path in told),
     ]
+
+
+def _standard() -> Iterable[str]:
+    """What every worker reads, each path once."""
+    return dict.fromkeys((*_python(), *_package(), *SYSTEM_PATHS))
 
 
 def _python() -> Iterator[str]:
@@ -136,10 +141,12 @@ def _python() -> Iterator[str]:
 def _package() -> Iterator[str]:
     """This package's folders: one when installed; source and build folder in a development install."""
     package = __name__.partition(".")[0]
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if file and (name == package or name.startswith(package + ".")):
-            yield os.path.dirname(file)
+    files = (getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if _within(name, package))
+    yield from {os.path.dirname(file): None for file in files if file}
+
+
+def _within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
 
 
 def _configured(path: str) -> str:

@@ -92,7 +92,7 @@ class Profile:
             policy = policy.without_code()
         bootstrap = seccomp.load_policy("bootstrap").including(policy)
         self.layers = [bootstrap] if name == "bootstrap" else [policy, bootstrap]  # newest first
-        compiled = programs(self.setting, False, wxorx, False)
+        compiled = programs(WorkerConfig(socket="", seccomp_policy=self.setting, wxorx=wxorx))
         readable(())  # once, not in each child
         code = [compiled.bootstrap.code] if name == "bootstrap" else [compiled.execute.code, compiled.bootstrap.code]
         self._machines = [bpf.Machine(program) for program in code]

@@ -19,7 +19,6 @@ from __future__ import annotations
 import difflib
 import errno
 import os
-import tomllib
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -133,6 +132,8 @@ class _Reader:
             raise self.fail("", f"can't be read: {error.strerror}") from error
         if len(data) > MAX_FILE_SIZE:
             raise self.fail("", f"is larger than {MAX_FILE_SIZE} bytes")
+        import tomllib  # a zygote that is given its programs reads no policy
+
         try:
             table = tomllib.loads(data.decode())
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -25,16 +25,19 @@ from vortex_worker.errors import ConfigError
 __all__ = ["COMPILED", "DIFFUSION", "PLAIN", "preload", "preload_configured", "preload_diffusion", "preload_plain"]
 
 #: What usual nodes reach for and nobody has imported yet, with extension modules in it: before lockdown or never.
-#: torch, numpy and the worker's own imports bring many more.
+#: torch, numpy and the worker's own imports bring many more. Of packages that can be read later, only those modules.
 COMPILED = (
     # the standard library
+    "_decimal",
+    "_elementtree",
+    "_statistics",
+    "_zoneinfo",
     "array",
     "bz2",
     "cmath",
     "csv",
     "ctypes",
     "datetime",
-    "decimal",
     "hashlib",
     "heapq",
     "json",
@@ -46,25 +49,17 @@ COMPILED = (
     "random",
     "resource",
     "select",
-    "statistics",
     "struct",
     "unicodedata",
     "uuid",
-    "xml.etree.ElementTree",
     "zlib",
-    "zoneinfo",
     # numpy loads these at their first use
     "numpy.fft",
     "numpy.linalg",
     "numpy.random",
     # and so does Pillow
-    "PIL.Image",
-    "PIL.ImageCms",
-    "PIL.ImageDraw",
-    "PIL.ImageFont",
-    "PIL.ImageMath",
-    "PIL.ImageMorph",
     "PIL._avif",
+    "PIL._imaging",
     "PIL._imagingcms",
     "PIL._imagingft",
     "PIL._imagingmath",
@@ -79,16 +74,26 @@ COMPILED = (
 #: Modules of Python alone. Whoever may read files can import these at any time, so they are imported while nobody
 #: waits; the strict policy opens no files, and what loading a checkpoint imports on the way must be there.
 PLAIN = (
+    "decimal",
     "fractions",
+    "statistics",
+    "xml.etree.ElementTree",
+    "zoneinfo",
     # text in older encodings, in file names and metadata
     "encodings.idna",
     "encodings.latin_1",
     "encodings.utf_16",
     "numpy.ctypeslib",
     "torch.utils.serialization",
+    "PIL.Image",
     "PIL.ImageChops",
+    "PIL.ImageCms",
+    "PIL.ImageDraw",
     "PIL.ImageEnhance",
     "PIL.ImageFilter",
+    "PIL.ImageFont",
+    "PIL.ImageMath",
+    "PIL.ImageMorph",
     "PIL.ImageOps",
     # ours
     "vortex_worker.bridge.arrow",
@@ -142,14 +147,18 @@ def preload(extra: tuple[str, ...] = ()) -> list[str]:
 
 def preload_plain() -> list[Callable[[], object]]:
     """:data:`PLAIN` and Pillow's formats in portions of some milliseconds, each to be run where nobody waits."""
-    image = sys.modules.get("PIL.Image")
     formats = [f"PIL.{name}" for name in getattr(sys.modules.get("PIL"), "_plugins", ())]
     portions: list[Callable[[], object]] = [
         functools.partial(_import_all, (name,)) for name in (*PLAIN, *formats) if name not in sys.modules
     ]
-    if image is not None:
-        portions.append(image.init)
+    if formats:
+        portions.append(_know_formats)
     return portions
+
+
+def _know_formats() -> None:
+    if "PIL.Image" in sys.modules:
+        sys.modules["PIL.Image"].init()
 
 
 def preload_configured(names: tuple[str, ...]) -> None:

@@ -17,7 +17,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vortex_worker._core import lockdown
 from vortex_worker.errors import ConfigError
@@ -65,6 +65,17 @@ class Programs(NamedTuple):
     named: seccomp.Program | None
     seal: seccomp.Program | None  # takes that back
 
+    def pack(self) -> list[list[Any] | None]:
+        """As JSON can hold it."""
+        return [None if p is None else [p.name, p.code.hex(), p.allowed, p.refused] for p in self]
+
+    @classmethod
+    def unpack(cls, packed: list[list[Any] | None]) -> Programs:
+        """What ``pack`` gave."""
+        return cls._make(
+            None if p is None else seccomp.Program(p[0], bytes.fromhex(p[1]), tuple(p[2]), tuple(p[3])) for p in packed
+        )
+
 
 class Sandbox:
     """The sandbox of this process, built up stage by stage."""
@@ -90,7 +101,7 @@ class Sandbox:
         # system calls that no filter here allows; and there is nothing of a worker's in a home.
         os.environ["HOME"] = "/nonexistent"
         if seccomp.available():
-            self._programs = programs(config.seccomp_policy, config.name_denials, config.wxorx, config.has_card)
+            self._programs = programs(config)
         else:
             self._do_without()
         descriptors = _open_descriptors(config)
@@ -251,8 +262,31 @@ def _outline(folders: tuple[str, ...], spellings: tuple[str, ...], sockets: tupl
     return view.outline(readable(folders), landlock.spellings((*folders, *spellings)), sockets)
 
 
-@functools.cache  # a zygote compiles them before it forks
-def programs(policy: str, name_denials: bool, wxorx: bool, card: bool, /) -> Programs:
+def programs(config: WorkerConfig) -> Programs:
+    """The filters that ``config`` asks for. Compiled once: by a supervisor, or in a zygote before it forks.
+
+    Raises:
+        ConfigError: as ``compile_programs``.
+    """
+    key = _key(config)
+    if key not in _compiled:
+        _compiled[key] = compile_programs(config)
+    return _compiled[key]
+
+
+def remember_programs(config: WorkerConfig, compiled: Programs) -> None:
+    """Let ``programs`` give these, which were compiled elsewhere."""
+    _compiled[_key(config)] = compiled
+
+
+_compiled: dict[tuple[str, bool, bool, bool], Programs] = {}
+
+
+def _key(config: WorkerConfig) -> tuple[str, bool, bool, bool]:
+    return config.seccomp_policy, config.name_denials, config.wxorx, config.has_card
+
+
+def compile_programs(config: WorkerConfig) -> Programs:
     """The filters of start-up and of jobs, for the policy of that name or file.
 
     With ``wxorx``, that of jobs lets no memory become executable; the one of start-up, which loads extension
@@ -265,16 +299,16 @@ def programs(policy: str, name_denials: bool, wxorx: bool, card: bool, /) -> Pro
     Raises:
         ConfigError: it can't be read, or is malformed.
     """
-    execute = seccomp.load_policy(policy)
-    if wxorx:
+    execute = seccomp.load_policy(config.seccomp_policy)
+    if config.wxorx:
         execute = execute.without_code()
     bootstrap = seccomp.load_policy("bootstrap")
-    if card:
+    if config.has_card:
         bootstrap = seccomp.load_policy("cuda_start").including(bootstrap)  # in this order: its errors count
     bootstrap = bootstrap.including(execute)
-    first = seccomp.compile_policy(bootstrap, notify=name_denials)
+    first = seccomp.compile_policy(bootstrap, notify=config.name_denials)
     second = seccomp.compile_policy(execute)
-    if not name_denials:
+    if not config.name_denials:
         return Programs(first, second, None, None)
     handing_over = execute.including(seccomp.load_policy("handover"))
     return Programs(first, second, seccomp.compile_policy(handing_over, notify=True), seccomp.compile_seal())

@@ -7,24 +7,10 @@ import contextlib
 import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from vortex_worker.config import HEARTBEAT_MS, LOG_LEVELS, MAX_FRAME, WorkerConfig
-from vortex_worker.errors import ConfigError
-from vortex_worker.supervisor.arguments import (
-    check_device,
-    check_range,
-    check_seconds,
-    folder_list,
-    folders_at,
-    module_names,
-    policy_at,
-    spellings_of,
-)
-from vortex_worker.supervisor.process import reserve_descriptors
+from vortex_worker.defaults import HEARTBEAT_MS, MAX_FRAME
 from vortex_worker.supervisor.thread import FabricThread
 
 if TYPE_CHECKING:
@@ -116,61 +102,67 @@ class Fabric:
         allow_unsandboxed: bool = False,
         learn: bool = False,
     ) -> None:
-        check_range("workers", workers, 1, 256)
-        check_range("landlock_abi", landlock_abi, 0, 99)
-        check_range("standby", standby, 0, 256 - workers)
-        check_range("keep_results", keep_results, 0, 1 << 44)
-        check_range("queue", queue, 1, 1 << 30)
-        check_range("lease_size", lease_size, 1 << 21, 1 << 44)
-        check_range("client_size", client_size, 1 << 21, 1 << 44)
-        check_range("max_frame", max_frame, 4096, 1 << 30)
-        check_range("heartbeat_ms", heartbeat_ms, 1, 60_000)
-        check_range("threads", 0 if threads is None else threads, 0, 4096)
-        check_range("memory_limit", memory_limit, 0, 1 << 62)
-        check_range("memory_growth", memory_growth, 0, 1 << 62)
-        check_seconds("grace", grace, zero=True)
-        check_seconds("start_timeout", start_timeout)
-        check_seconds("stall_timeout", stall_timeout, zero=True)
-        check_seconds("heartbeat_timeout", heartbeat_timeout)
-        if heartbeat_timeout * 1000 < 2 * heartbeat_ms:
-            raise ConfigError(f"heartbeat_timeout is {heartbeat_timeout} s: it takes two heartbeats or more")
-        if log_level not in LOG_LEVELS:
-            raise ConfigError(f"log_level is {log_level!r}: it takes one of {', '.join(LOG_LEVELS)}")
-        check_device(device)
-        cpus = len(os.sched_getaffinity(0))
-        node_folders, model_folders = folder_list(custom_nodes), folder_list(models)
-        config = WorkerConfig(
-            socket="",
-            seccomp_policy=policy_at(policy),
-            custom_nodes=folders_at("custom_nodes", node_folders),
-            models=folders_at("models", model_folders),
-            spellings=spellings_of((*node_folders, *model_folders)),
-            modules=module_names(modules),
-            device=device,
-            max_frame=max_frame,
-            heartbeat_ms=heartbeat_ms,
-            threads=max(1, cpus // workers) if threads is None else threads,
-            memory_limit=memory_limit,
-            log_level=log_level,
-            wxorx=wxorx,
-            landlock_abi=landlock_abi,
-            name_denials=True,
-            allow_unsandboxed=allow_unsandboxed,
-        ).settled()
-        reserve_descriptors(workers + standby)
-        # The zygote first: while it imports torch, we import what follows.
-        thread = FabricThread(zygote=zygote, diffusion=bool(config.models))
+        # The zygote first, before anything is looked at: while it imports torch, we import what follows.
+        thread = FabricThread(zygote=zygote, diffusion=bool(models))
         try:
+            from dataclasses import replace
+
+            from vortex_worker.config import LOG_LEVELS, WorkerConfig
+            from vortex_worker.errors import ConfigError
             from vortex_worker.sandbox.learning import Lessons
             from vortex_worker.sandbox.seccomp import load_policy
+            from vortex_worker.supervisor import arguments
             from vortex_worker.supervisor.crew import Crew
             from vortex_worker.supervisor.intake import Intake
             from vortex_worker.supervisor.memory import Memory
             from vortex_worker.supervisor.once import Once
             from vortex_worker.supervisor.preload import works
+            from vortex_worker.supervisor.process import reserve_descriptors
             from vortex_worker.supervisor.results import Results
             from vortex_worker.supervisor.vigil import Limits
 
+            arguments.check_range("workers", workers, 1, 256)
+            arguments.check_range("landlock_abi", landlock_abi, 0, 99)
+            arguments.check_range("standby", standby, 0, 256 - workers)
+            arguments.check_range("keep_results", keep_results, 0, 1 << 44)
+            arguments.check_range("queue", queue, 1, 1 << 30)
+            arguments.check_range("lease_size", lease_size, 1 << 21, 1 << 44)
+            arguments.check_range("client_size", client_size, 1 << 21, 1 << 44)
+            arguments.check_range("max_frame", max_frame, 4096, 1 << 30)
+            arguments.check_range("heartbeat_ms", heartbeat_ms, 1, 60_000)
+            arguments.check_range("threads", 0 if threads is None else threads, 0, 4096)
+            arguments.check_range("memory_limit", memory_limit, 0, 1 << 62)
+            arguments.check_range("memory_growth", memory_growth, 0, 1 << 62)
+            arguments.check_seconds("grace", grace, zero=True)
+            arguments.check_seconds("start_timeout", start_timeout)
+            arguments.check_seconds("stall_timeout", stall_timeout, zero=True)
+            arguments.check_seconds("heartbeat_timeout", heartbeat_timeout)
+            if heartbeat_timeout * 1000 < 2 * heartbeat_ms:
+                raise ConfigError(f"heartbeat_timeout is {heartbeat_timeout} s: it takes two heartbeats or more")
+            if log_level not in LOG_LEVELS:
+                raise ConfigError(f"log_level is {log_level!r}: it takes one of {', '.join(LOG_LEVELS)}")
+            arguments.check_device(device)
+            cpus = len(os.sched_getaffinity(0))
+            node_folders, model_folders = arguments.folder_list(custom_nodes), arguments.folder_list(models)
+            config = WorkerConfig(
+                socket="",
+                seccomp_policy=arguments.policy_at(policy),
+                custom_nodes=arguments.folders_at("custom_nodes", node_folders),
+                models=arguments.folders_at("models", model_folders),
+                spellings=arguments.spellings_of((*node_folders, *model_folders)),
+                modules=arguments.module_names(modules),
+                device=device,
+                max_frame=max_frame,
+                heartbeat_ms=heartbeat_ms,
+                threads=max(1, cpus // workers) if threads is None else threads,
+                memory_limit=memory_limit,
+                log_level=log_level,
+                wxorx=wxorx,
+                landlock_abi=landlock_abi,
+                name_denials=True,
+                allow_unsandboxed=allow_unsandboxed,
+            ).settled()
+            reserve_descriptors(workers + standby)
             preloads = works(preload)
             self._standby = standby
             self._lessons = Lessons(load_policy(config.seccomp_policy)) if learn else None
@@ -372,6 +364,9 @@ class Fabric:
         """
         most = min(256, self._memory.leases) - self._standby
         room = f": shared memory has room for {most + self._standby} workers, {self._standby} of them standing by"
+        from vortex_worker.supervisor.arguments import check_range
+        from vortex_worker.supervisor.process import reserve_descriptors
+
         check_range("workers", workers, 1, most, room)
         self._crew.check_open()
         reserve_descriptors(workers)
@@ -402,9 +397,12 @@ class Fabric:
             OSError: the file can't be written.
         """
         if self._lessons is None:
+            from vortex_worker.errors import ConfigError
+
             raise ConfigError("learn is False: this fabric learns nothing")
         if self._lessons:
-            Path(path).write_text(self._lessons.toml(beside=os.path.dirname(os.path.abspath(path))), encoding="utf-8")
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(self._lessons.toml(beside=os.path.dirname(os.path.abspath(path))))
         return self._lessons.lines()
 
     # ------------------------------------------------------------------ end

@@ -39,7 +39,7 @@ class Launcher:
         self._postponed: Iterable[int] = ()  # slots whose workers can wait until another is ready
         self._starving = 0  # since when no lease can be had, ns; 0: they can
         #: What forks them; None: each is started by itself.
-        self.nursery = Nursery(self, crew, diffusion=bool(config.models)) if zygote else None
+        self.nursery = Nursery(self, crew, config) if zygote else None
 
     def launch(self, index: int) -> None:
         """Start a worker for a slot, if it is still wanted."""

@@ -6,13 +6,16 @@ new one is started, and what was ordered of the dead one is ordered again.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from vortex_worker.errors import LaunchError
+from vortex_worker.errors import ConfigError, LaunchError
+from vortex_worker.sandbox import seccomp
+from vortex_worker.sandbox.stages import Programs, compile_programs
 from vortex_worker.supervisor.process import Channels, WorkerProcess, describe_exit
 from vortex_worker.supervisor.recovery import Backoff
 from vortex_worker.supervisor.zygote import Zygote
@@ -45,11 +48,12 @@ class Order(NamedTuple):
 class Nursery:
     """Keeps one zygote, and turns the orders of ``launcher`` into workers of ``crew``."""
 
-    def __init__(self, launcher: Launcher, crew: Crew, *, diffusion: bool) -> None:
+    def __init__(self, launcher: Launcher, crew: Crew, config: WorkerConfig) -> None:
         self._launcher = launcher
         self._crew = crew
         self._loop = crew.loop
-        self._diffusion = diffusion  # workers have folders of models
+        self._config = config  # of every worker, but for its name
+        self._programs: Programs | None = None
         self._zygote: Zygote | None = None
         self._numbers = itertools.count(1)
         self._starts = Backoff()
@@ -68,14 +72,23 @@ class Nursery:
             return
         try:
             first = self._crew.thread.first_zygote()
-            self._zygote = zygote = first or Zygote(diffusion=self._diffusion)
+            self._zygote = zygote = first or Zygote(diffusion=bool(self._config.models))
         except LaunchError as error:
             self._failed(str(error), None)
             return
         self._loop.add_reader(zygote.fileno(), self._on_message, zygote)
         self._loop.add_reader(zygote.pidfd, self._on_death, zygote)
+        self._compile()
+        if self._programs is not None:
+            zygote.give_programs(self._config, self._programs)
         self._unsent = deque(self.orders)
         self._send_more()
+
+    def _compile(self) -> None:
+        """The filters, here, where there is time while the zygote imports."""
+        if self._programs is None and seccomp.available():
+            with contextlib.suppress(ConfigError):  # which a worker meets again, and tells
+                self._programs = compile_programs(self._config)
 
     def order(self, index: int, config: WorkerConfig, lease: Lease, arena: int) -> None:
         """Have a worker forked: ``launcher.born`` or ``launcher.not_born`` follows."""

@@ -17,17 +17,11 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from vortex_worker.config import WorkerConfig
 from vortex_worker.errors import ConfigError, LaunchError
+from vortex_worker.supervisor.environment import environment
 
 if TYPE_CHECKING:
     from vortex_worker.supervisor.zygote import Zygote
 
-#: What of the supervisor's environment a worker may see: where libraries are, how many threads
-#: to use, which devices. Never its secrets.
-_ENV_NAMES = frozenset({"PATH", "LANG", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV"})
-_ENV_PREFIXES = (
-    "ASAN_", "ATEN_", "CUDA_", "GOMP_", "KMP_", "LC_", "LSAN_", "MKL_", "NVIDIA_", "OMP_", "ONEDNN_",
-    "OPENBLAS_", "PYTHON", "TORCH_", "UBSAN_",
-)  # fmt: skip
 # <linux/pidfd.h>: _IOWR(0xFF, 11, struct pidfd_info), 64 bytes, with exit_code at 60.
 _PIDFD_GET_INFO = 0xC040FF0B
 _PIDFD_INFO_SIZE = 64
@@ -238,16 +232,6 @@ def describe_exit(status: int | None) -> str:
             name = f"signal {-status}"
         return f"killed by {name}"
     return f"exited with status {status}"
-
-
-def environment() -> dict[str, str]:
-    """What of our environment our processes see."""
-    env = {k: v for k, v in os.environ.items() if k in _ENV_NAMES or k.startswith(_ENV_PREFIXES)}
-    env["PYTHONDONTWRITEBYTECODE"] = "1"
-    # GNU OpenMP's threads spin for about a millisecond at each barrier before they sleep. Where several workers share
-    # the CPUs, one spins away what another needs.
-    env.setdefault("GOMP_SPINCOUNT", "1000")
-    return env
 
 
 def _status(path: str) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from vortex_worker.errors import LaunchError
 from vortex_worker.supervisor.zygote import Zygote
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ class FabricThread:
         """Start, with a zygote at once if there is to be one; see ``Zygote`` for ``diffusion``."""
         self._wanted = zygote
         self._diffusion = diffusion
-        self._first: Zygote | LaunchError | None = None
+        self._first: Zygote | Exception | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._settled = threading.Event()
         self._thread = threading.Thread(target=self._run, name="vortex-fabric", daemon=True)
@@ -34,7 +33,7 @@ class FabricThread:
         if self._wanted:
             try:
                 self._first = Zygote(diffusion=self._diffusion)
-            except LaunchError as error:
+            except Exception as error:
                 self._first = error
         self._settled.wait()
         try:
@@ -54,7 +53,7 @@ class FabricThread:
             LaunchError: it could not be started.
         """
         first, self._first = self._first, None
-        if isinstance(first, LaunchError):
+        if isinstance(first, Exception):
             raise first
         return first
 

@@ -1,28 +1,31 @@
 """The supervisor's side of a zygote: the process, and the messages to and from it.
 
-Called by the fabric's thread only. What the messages are stands in ``vortex_worker.zygote``.
+Called by the fabric's thread only. What the messages are stands in ``vortex_worker.zygote``. Imports little before
+the process runs: it is what a fabric waits for.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vortex_worker.config import WorkerConfig
-from vortex_worker.errors import LaunchError
-from vortex_worker.supervisor.process import environment
+from vortex_worker.supervisor.environment import environment
+
+if TYPE_CHECKING:
+    from vortex_worker.config import WorkerConfig
+    from vortex_worker.sandbox.stages import Programs
 
 _MOST = 1 << 16
 # What keeps libraries from starting threads when they are imported.
 _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",  # NumPy's BLAS; torch has its own
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",  # packages that say they extend torch; nobody has asked for them
 }
 
 
@@ -60,6 +63,8 @@ class Zygote:
                 start_new_session=True,
             )
         except OSError as error:
+            from vortex_worker.errors import LaunchError
+
             ours.close()
             os.close(log_read)
             raise LaunchError(f"the zygote could not be started: {error}") from error
@@ -82,11 +87,17 @@ class Zygote:
         """Ask for a worker, answered by ``forked`` or ``failed``. False: it takes no requests now."""
         return self._send({"fork": number, "config": config.to_env()}, [control, arena, log])
 
+    def give_programs(self, config: WorkerConfig, programs: Programs) -> None:
+        """Spare it the compilation of filters. If it has no room for them now, it compiles them itself."""
+        self._send({"programs": programs.pack(), "config": config.to_env()}, [])
+
     def guard(self, pidfd: int) -> bool:
         """Have it end a worker that isn't its own, too, when this process has died. False: it takes no requests now."""
         return self._send({"ward": True}, [pidfd])
 
     def _send(self, body: dict[str, Any], fds: list[int]) -> bool:
+        import json
+
         try:
             socket.send_fds(self._socket, [json.dumps(body).encode()], fds)
         except OSError:
@@ -95,6 +106,8 @@ class Zygote:
 
     def receive(self) -> list[Message]:
         """Whatever messages have come."""
+        import json
+
         messages = []
         with contextlib.suppress(BlockingIOError, ConnectionError):
             while True:

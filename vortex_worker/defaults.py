@@ -1,0 +1,4 @@
+"""What holds where nobody says otherwise, for worker and supervisor alike. Imports nothing."""
+
+MAX_FRAME = 16 << 20  # 16 MiB
+HEARTBEAT_MS = 100
