@@ -166,6 +166,14 @@ def test_no_other_file_is_sent_to_a_worker(fabric, tmp_path, name, said):
         fabric.run_workflow(path, output_dir=tmp_path / "out", settings={"1.image": name})
 
 
+def test_a_file_that_can_not_be_decoded_is_named(fabric, tmp_path):
+    path = picture(tmp_path)
+    (tmp_path / "half.png").write_bytes((tmp_path / "in.png").read_bytes()[:30])
+    with pytest.raises(ValidationError, match=r"'half\.png': 'data' is 30 bytes of no image") as caught:
+        fabric.run_workflow(path, output_dir=tmp_path / "out", settings={"1.image": "half.png"})
+    assert caught.value.details["file"] == "half.png"
+
+
 def test_files_that_a_list_names_are_read_one_by_one(tmp_path):
     (tmp_path / "nodes").mkdir()
     (tmp_path / "nodes" / "names.py").write_text(
@@ -192,6 +200,9 @@ def test_files_that_a_list_names_are_read_one_by_one(tmp_path):
         ) as caught:
             fabric.run_workflow(path, settings={"names.count": 1000})
         assert caught.value.details["node"] == "files"
+        (tmp_path / "2.png").write_bytes((tmp_path / "1.png").read_bytes()[:30])
+        with pytest.raises(ValidationError, match=r"'2.png': 'data' is 30 bytes of no image"):
+            fabric.run_workflow(path, settings={"names.count": 3})
 
 
 def test_only_a_safetensors_file_is_sent_as_a_latent(fabric, tmp_path):

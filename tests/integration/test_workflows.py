@@ -221,9 +221,11 @@ def test_problems_have_comfys_names_and_per_node_lists(fabric):
         ("value_smaller_than_min", "width"), ("value_bigger_than_max", "height"), ("invalid_input_type", "batch_size"),
     }  # fmt: skip
     assert {
-        ("bad_linked_input", "latent"), ("return_type_mismatch", "model"), ("value_not_in_list", "sampler_name"),
+        ("bad_linked_input", "latent_image"), ("return_type_mismatch", "model"), ("value_not_in_list", "sampler_name"),
         ("required_input_missing", "positive"),
     } <= kinds["2"]  # fmt: skip
+    (dangling,) = (e for e in errors["2"]["errors"] if e["type"] == "bad_linked_input")
+    assert "'latent_image' links to node '9'" in dangling["message"]  # as the workflow names it
     assert kinds["3"] == {("missing_node_type", "")}
     assert errors["1"]["class_type"] == "EmptyLatentImage"
     assert errors["1"]["errors"][0]["extra_info"] == {"input_name": "width", "received_value": 1}

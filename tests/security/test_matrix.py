@@ -17,6 +17,7 @@ import pytest
 from sandbox_child import supported
 
 from vortex_worker._core import probe
+from vortex_worker.config import WorkerConfig
 from vortex_worker.sandbox import bpf, matrix, seccomp
 from vortex_worker.sandbox.policy import Condition, Policy, Rule
 
@@ -72,7 +73,7 @@ def another_policy() -> Iterator[list[str]]:
 
 
 def test_a_call_that_a_policy_does_not_mention_is_noticed(another_policy: list[str]) -> None:
-    matrix.programs("execute", False, False, False)  # compiled, and kept, before the lie
+    matrix.programs(WorkerConfig(socket="", seccomp_policy="execute"))  # compiled, and kept, before the lie
     another_policy += ["getpid", "uname"]
     it = matrix.Profile("execute")
     tried = [matrix.Vector(seccomp.number_of(call) or 0) for call in ("getpid", "uname", "read", "execve")]

@@ -106,7 +106,10 @@ def _node_problems(
     graph: Graph, node: Node, spec: OpSpec, specs: Mapping[str, OpSpec], guess: _Guesses
 ) -> Iterable[Problem]:
     def problem(text: str, kind: str, name: str) -> Problem:
-        return Problem(node.id, text, kind, name, node.values.get(name), node.class_type)
+        return Problem(node.id, text, kind, said(name), node.values.get(name), node.class_type)
+
+    def said(name: str) -> str:
+        return node.written.get(name, name)
 
     ports = {port.name: port for port in spec.inputs}
     params = {param.name: param for param in spec.params}
@@ -116,10 +119,11 @@ def _node_problems(
             yield problem(f"{spec.name} has no input {name!r}{guess(name, known)}", "unknown_input", name)
     for name, port in ports.items():
         if name in node.values and port.type not in _PLAIN_TYPES:
-            text = f"{name!r} takes a link to {a(port.type)}, not {short(node.values[name])}"
+            text = f"{said(name)!r} takes a link to {a(port.type)}, not {short(node.values[name])}"
             yield problem(text, "bad_linked_input", name)
         elif name not in node.values and name not in node.links and not port.optional:
-            yield problem(f"{name!r} is missing: it takes a link to {a(port.type)}", "required_input_missing", name)
+            either = " or ".join(map(repr, (name, *port.aliases)))
+            yield problem(f"{either} is missing: it takes a link to {a(port.type)}", "required_input_missing", name)
     for name, param in params.items():
         if name in node.values:
             if found := param_problem(param, node.values[name]):
@@ -129,7 +133,7 @@ def _node_problems(
     for name, (source, slot) in node.links.items():
         origin = graph.nodes.get(source)
         if origin is None:
-            text = f"{name!r} links to node {source!r}, which is not there{guess(source, graph.nodes)}"
+            text = f"{said(name)!r} links to node {source!r}, which is not there{guess(source, graph.nodes)}"
             yield problem(text, "bad_linked_input", name)
             continue
         given = specs.get(origin.class_type)
@@ -137,7 +141,7 @@ def _node_problems(
             continue  # told of that node itself
         if slot >= len(given.outputs):
             text = (
-                f"{name!r} links to slot {slot} of node {source} ({origin.class_type}), "
+                f"{said(name)!r} links to slot {slot} of node {source} ({origin.class_type}), "
                 f"which has {len(given.outputs)} output{'s' * (len(given.outputs) != 1)}"
             )
             yield problem(text, "bad_linked_input", name)
@@ -145,7 +149,7 @@ def _node_problems(
             wanted = (ports.get(name) or params[name]).type
             if not fits(given.outputs[slot].type, wanted):
                 text = (
-                    f"{name!r} takes {wanted}, but slot {slot} of node {source} "
+                    f"{said(name)!r} takes {wanted}, but slot {slot} of node {source} "
                     f"({origin.class_type}) gives {given.outputs[slot].type}"
                 )
                 yield problem(text, "return_type_mismatch", name)
@@ -213,3 +217,4 @@ def _rename_aliases(node: Node, spec: OpSpec) -> None:
             for held in (node.values, node.links):
                 if alias in held and port.name not in held:
                     held[port.name] = held.pop(alias)
+                    node.written[port.name] = alias

@@ -72,6 +72,10 @@ class _Files(Sequence[dict[str, Any]]):
             error.details |= {"node": self._node.id, "class_type": self._node.class_type}
             raise
 
+    def name(self, turn: int) -> str:
+        """Of the file."""
+        return str((self._defaults | self._each[turn]).get(self._client.names, ""))
+
 
 class Execution:
     """One run. Single-threaded: jobs report their end through a queue."""
@@ -283,6 +287,13 @@ class Execution:
             files += client.finish(inputs, {k: v for k, v in given.items() if k not in ports}, self._place)
         self._complete(node, "client", (time.perf_counter() - begun) * 1e3, {}, files)
 
+    def _file_of(self, node: Node, runs: _Runs, place: int) -> str:
+        """The file that a run was given, by its name in the workflow; "" if none: a worker sees only what is in it."""
+        client = self._clients.get(node.class_type)
+        if client is None or client.finish is not None:
+            return ""
+        return runs.given.name(place) if isinstance(runs.given, _Files) else str(node.values.get(client.names, ""))
+
     # --------------------------------------------------------------- results
 
     def _take(self, key: str, place: int) -> None:
@@ -298,6 +309,9 @@ class Execution:
         if isinstance(error, JobError):
             error.details.setdefault("node", key)
             error.details.setdefault("class_type", node.class_type)
+            if file := self._file_of(node, runs, place):
+                error.details["file"] = file
+                error.message = f"{file!r}: {error.message}"
         if error is not None:
             raise error
         runs.left -= 1

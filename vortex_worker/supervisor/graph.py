@@ -31,6 +31,8 @@ class Node:
     class_type: str
     values: dict[str, Any] = field(default_factory=dict)
     links: dict[str, tuple[str, int]] = field(default_factory=dict)
+    #: By an input's name, the alias under which the workflow gives it.
+    written: dict[str, str] = field(default_factory=dict)
 
     @property
     def sources(self) -> set[str]:
