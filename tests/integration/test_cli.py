@@ -476,3 +476,22 @@ def test_a_refused_node_is_named_among_those_that_loaded(tmp_path):
     assert done.returncode == 2
     assert "there is no node 'Lost'. " in done.stderr
     assert done.stderr.rstrip().endswith(f". These did not load: {folder}/two")
+
+
+def test_verbose_shows_what_nodes_print_and_texts_that_they_show_are_results(tmp_path):
+    (tmp_path / "nodes.py").write_text(
+        "class Say:\n"
+        "    RETURN_TYPES, FUNCTION, OUTPUT_NODE = (), 'say', True\n"
+        "    INPUT_TYPES = classmethod(lambda cls: {'required': {'text': ('STRING', {})}})\n"
+        "    def say(self, text):\n"
+        "        print('the node said', text)\n"
+        "        return {'ui': {'text': [text, text.upper()]}}\n"
+        "NODE_CLASS_MAPPINGS = {'Say': Say}\n"
+    )
+    path = workflow(tmp_path, {"1": {"class_type": "Say", "inputs": {"text": "hello\x1b[31m"}}})
+    shown = "1: hello\\x1b[31m\n1: HELLO\\x1b[31M\n"
+    plain, verbose = vortex("run", path, cwd=tmp_path), vortex("run", path, "-v", cwd=tmp_path)
+    assert (plain.returncode, verbose.returncode) == (0, 0), plain.stderr + verbose.stderr
+    assert plain.stdout == verbose.stdout == shown
+    assert "the node said" not in plain.stderr
+    assert "info: w0.1: the node said hello\\x1b[31m" in verbose.stderr

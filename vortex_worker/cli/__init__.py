@@ -63,6 +63,7 @@ def command() -> None:
     type=click.Path(dir_okay=False, writable=True),
     help="UNSAFE: let denied system calls through, and write a policy that allows them.",
 )
+@click.option("-v", "--verbose", is_flag=True, help="Also show what nodes print, and what becomes of workers.")
 @click.option("-q", "--quiet", is_flag=True, help="Print where results went, warnings and errors; nothing else.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of progress.")
 def run(**options: object) -> None:

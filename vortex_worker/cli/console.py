@@ -12,10 +12,12 @@ from vortex_worker.ipc.protocol import printable
 _STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
 
 
-def diagnostics() -> Console:
-    """The console for it, where warnings that the package logs go from now on, too."""
+def diagnostics(*, verbose: bool = False) -> Console:
+    """The console for it, where warnings that the package logs go from now on, too; ``verbose``: all that it tells."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Handler(console)])
+    if verbose:
+        logging.getLogger("vortex_worker").setLevel(logging.INFO)
     return console
 
 

@@ -40,11 +40,12 @@ def run_command(
     timeout: float | None,
     memory_limit: int | None,
     learn: str | None,
+    verbose: bool,
     quiet: bool,
     as_json: bool,
 ) -> int:
     """Run it; returns the exit status."""
-    console = diagnostics()
+    console = diagnostics(verbose=verbose)
     folders = custom_nodes or _own_folder(workflow)
     bars = _Bars(console, shown=console.is_terminal and not quiet and not as_json)
     try:
@@ -208,11 +209,13 @@ def _fail(
 
 
 def _show(console: Console, result: WorkflowResult, *, quiet: bool, at: str) -> None:
-    """Where results went, on standard output; what kind of run it was, on the console."""
+    """Where results went and texts that nodes show, on standard output; what kind of run it was, on the console."""
     for output in result.outputs:
         if output["node"] not in result.cached:
             for file in output.get("files", ()):
                 print(f"wrote {printable(file)}", flush=True)
+            for text in _texts(output.get("ui")):
+                print(f"{printable(output['node'], _MAX_NAME)}: {printable(text)}", flush=True)
     if quiet:
         return
     if not result.nodes:
@@ -226,6 +229,12 @@ def _show(console: Console, result: WorkflowResult, *, quiet: bool, at: str) -> 
         state = "[bold red]NOT sandboxed: learning[/]"
     unchanged = f" ({len(result.cached)} unchanged)" if result.cached else ""
     console.print(f"{at}{_counted(len(result.nodes))}{unchanged} in {result.seconds:.2f} s, {state}")
+
+
+def _texts(shown: Any) -> list[str]:
+    """What a pack's output node would have an editor write below it; it may have said anything."""
+    texts = shown.get("text") if isinstance(shown, dict) else None
+    return [text for text in texts if isinstance(text, str)] if isinstance(texts, list | tuple) else []
 
 
 def _counted(nodes: int) -> str:
