@@ -453,7 +453,11 @@ def test_a_limit_that_is_none_is_refused_by_name(tmp_path, option, value):
 
 @pytest.mark.parametrize(
     ("option", "value", "said"),
-    [("--device", "cuda:99", "device is 'cuda:99', which is not here"), ("--module", "nosuch", "modules is 'nosuch'")],
+    [
+        ("--device", "cuda:99", "device is 'cuda:99', which is not here"),
+        ("--module", "nosuch", "modules is 'nosuch'"),
+        ("--memory-limit", "50M", "the memory limit is 52428800 bytes, and a worker that starts here has"),
+    ],
 )
 def test_a_setting_that_a_worker_refuses_is_told_in_words(tmp_path, option, value, said):
     """Found by a first user: the worker's log was shown as it was, in JSON."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vortex_worker.config import WorkerConfig
 
 _LOG_FILE_LIMIT = 64 << 20  # 64 MiB that a worker may add to a log that is a regular file
+_STARTING = 16 << 20  # 16 MiB that a worker takes until it is ready: its thread pool, first kernels
 _CANARY = b"/proc/self/environ"  # exists everywhere, is readable for its owner, and no rule allows it
 _UNSEEN = b"/proc/version"  # exists everywhere, and is in no view
 
@@ -115,6 +116,7 @@ class Sandbox:
             keep.append(self._maps)
         limits: dict[str, int] = {"file_size": _log_limit()}
         if config.memory_limit:
+            _check_memory_limit(config.memory_limit)
             limits["data"] = config.memory_limit
         with self._layer("rlimits", "no_new_privs", "capabilities"):
             lockdown.isolate(keep, limits=limits)
@@ -341,6 +343,20 @@ def _open_descriptors(config: WorkerConfig) -> Descriptors:
         if not is_socket:
             raise ConfigError(f"VORTEX_SOCKET is {config.socket!r}, which is not an open socket")
     return Descriptors(arena, readonly, config.socket_fd)
+
+
+def _check_memory_limit(limit: int) -> None:
+    """Refuse one under which the worker could not even start. What RLIMIT_DATA counts, a fork has from its zygote."""
+    if sys.platform != "linux":
+        return
+    with open("/proc/self/statm") as file:
+        has = int(file.read().split()[5]) * os.sysconf("SC_PAGESIZE")
+    least = -(-(has + _STARTING) >> 20)
+    if limit < least << 20:
+        raise ConfigError(
+            f"the memory limit is {limit} bytes, and a worker that starts here has {has >> 20} MiB: "
+            f"it takes {least} MiB or more, and what jobs need"
+        )
 
 
 def _explain(error: OSError | RuntimeError) -> str:
