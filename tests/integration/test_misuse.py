@@ -134,6 +134,24 @@ def test_any_time_is_a_time_to_wait(fabric, timeout):
     assert fabric.submit("Identity", {"tensor": 1}).result(timeout) == {"tensor": 1}
 
 
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ({"op_type": 5}, "op_type is 5: it takes a node's name"),
+        ({"inputs": [1]}, r"inputs is \[1\]: it takes a dict"),
+        ({"params": "seconds"}, "params is 'seconds': it takes a dict"),
+        ({"retries": "many"}, "retries is 'many': it takes a whole number"),
+        ({"priority": 1.5}, "priority is 1.5: it takes a whole number"),
+        ({"deadline": "soon"}, "deadline is 'soon': it takes seconds"),
+    ],
+    ids=str,
+)
+def test_what_is_none_is_refused_where_it_is_said(fabric, call, said):
+    """Later, in the fabric's own thread, it would be everybody's."""
+    with pytest.raises(TypeError, match=said):
+        fabric.submit(**{"op_type": "Die", "params": {"how": "kill"}} | call)
+
+
 def test_no_time_is_refused(fabric, gate):
     job = fabric.submit("Gate", {"gate": gate})
     with pytest.raises(ValueError, match="timeout is nan"):

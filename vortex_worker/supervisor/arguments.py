@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from vortex_worker.config import DEVICES, is_device
 from vortex_worker.errors import ConfigError
@@ -17,11 +18,20 @@ def check_range(name: str, value: int, low: int, high: int, why: str = "") -> No
         raise ConfigError(f"{name} is {value!r}: it takes a whole number, {low} to {high}{why}")
 
 
-def whole(priority: int) -> int:
-    """A priority. TypeError if it is no whole number."""
-    if not isinstance(priority, int) or isinstance(priority, bool):
-        raise TypeError(f"priority is {priority!r}: it takes a whole number")
-    return priority
+def whole(name: str, value: int) -> int:
+    """TypeError if it is no whole number."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r:.80}: it takes a whole number")
+    return value
+
+
+def mapping(name: str, value: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Values by name, {} for None. TypeError if it is anything else."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} is {value!r:.80}: it takes a dict of values by name")
+    return value
 
 
 def check_seconds(name: str, value: float, *, zero: bool = False) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vortex_worker.errors import FabricClosed, VortexError
 from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
-from vortex_worker.supervisor.arguments import whole
+from vortex_worker.supervisor.arguments import mapping, whole
 from vortex_worker.supervisor.job import Job, monotonic_deadline
 from vortex_worker.supervisor.objects import ObjectRef
 from vortex_worker.supervisor.task import Task, Work
@@ -66,13 +66,15 @@ class Intake:
             tensors.append(placed)
             return placed[0]
 
-        staged = protocol.stage(inputs or {}, place), protocol.stage(params or {}, place)
+        if not isinstance(op_type, str):
+            raise TypeError(f"op_type is {op_type!r:.80}: it takes a node's name")
+        staged = protocol.stage(mapping("inputs", inputs), place), protocol.stage(mapping("params", params), place)
         if question:
             work = Work(op_type, *staged, tensors, refs, question=pb.Question.Value(question))
         else:
             work = self._crew.preloads.find(Work(op_type, *staged, tensors, refs))
         job = Job(self._crew.jobs.next_id(), op_type, self._crew.jobs.cancel, self._crew.jobs.attend)
-        task = Task(job, work, deadline=monotonic_deadline(deadline), retries=retries, priority=whole(priority))
+        task = Task(job, work, monotonic_deadline(deadline), whole("priority", priority), whole("retries", retries))
         try:
             for observer in self.observers:
                 observer(job)

@@ -218,6 +218,8 @@ def monotonic_deadline(seconds: float | None) -> int:
     """CLOCK_MONOTONIC ns of a deadline ``seconds`` from now; 0 for none."""
     if seconds is None:
         return 0
+    if not isinstance(seconds, int | float):
+        raise TypeError(f"deadline is {seconds!r:.80}: it takes seconds from now")
     if not 0 < seconds < 1e9:
         raise ValueError(f"deadline is {seconds!r}: it takes seconds from now, above 0")
     return time.monotonic_ns() + int(seconds * 1e9)
