@@ -145,11 +145,16 @@ class Engine:
         self._handed += kept
         return kept if port.is_list else kept[0]
 
-    def _save_value(self, value: Any) -> TensorHandle:
+    def _save_value(self, value: Any) -> TensorHandle | protocol.ObjectHandle:
         if is_tensor(value) or hasattr(value, "__array__"):  # NumPy's scalars and arrays, too
             handle = self._tensors.save(value)
             self._handed.append(handle)
             return handle
+        kind = self._objects.type_of(value)
+        if kind is not None:  # it stays where it is: nodes of any type, switches say, pass models on
+            ref = protocol.ObjectHandle(self._objects.put(value, kind), kind)
+            self._handed.append(ref)
+            return ref
         raise TypeError(
             f"a {type(value).__name__} is no plain data: give its port a type of its own, "
             "and it stays in the worker as an object"

@@ -10,7 +10,7 @@ import torch
 from conftest import NODES, gone, until
 
 import vortex_worker as vw
-from vortex_worker.errors import DeadlineExceeded, ExecutionError, WorkflowError
+from vortex_worker.errors import DeadlineExceeded, ExecutionError, ValidationError, WorkflowError
 
 PACKS = Path(__file__).parent / "packs"
 
@@ -241,6 +241,46 @@ def test_a_packs_own_check_is_told_before_anything_runs(fabric):
     assert caught.value.node_errors["pick"]["errors"][0]["type"] == "custom_validation_failed"
     with pytest.raises(WorkflowError, match=r"node pick: 9 is odd\\x1b\[31m$"):
         fabric.run_workflow(workflow, settings={"pick.even": 9})
+
+
+def test_an_input_may_take_one_of_several_types(fabric):
+    workflow = {
+        "one": {"class_type": "PackAdd", "inputs": {"a": 1, "b": 2.5}},
+        "two": {"class_type": "PackAdd", "inputs": {"a": ["one", 0], "b": ["one", 1]}},
+    }
+    assert fabric.run_workflow(workflow).values["two"]["FLOAT"] == 7.0
+    workflow["one"]["inputs"]["b"] = "x"
+    with pytest.raises(ValidationError, match="'b' is 'x': it takes a whole number or a finite number"):
+        fabric.run_workflow(workflow)
+    text = {"class_type": "PackWho", "inputs": {}}
+    workflow["one"]["inputs"]["b"] = ["text", 0]
+    with pytest.raises(WorkflowError, match="'b' takes INT,FLOAT, but slot 0 of node text") as caught:
+        fabric.run_workflow({**workflow, "text": text})
+    assert caught.value.node_errors["one"]["errors"][0]["type"] == "return_type_mismatch"
+
+
+def test_a_pack_may_judge_the_types_that_are_linked_to_it(fabric):
+    workflow = {
+        "image": {"class_type": "PackSplit", "inputs": {"count": 1}},
+        "long": {"class_type": "PackMeasure", "inputs": {"value": ["image", 0], "times": 3}},
+    }
+    assert fabric.run_workflow(workflow).values["long"]["INT"][0] == 3
+    workflow["long"]["inputs"]["value"] = ["image", 1]
+    with pytest.raises(WorkflowError, match="INT has no length"):
+        fabric.run_workflow(workflow)
+    assert fabric.run("PackMeasure", params={"value": "four", "times": 2})["INT"] == 8  # nothing is linked
+
+
+def test_a_switch_passes_objects_on(fabric):
+    workflow = {
+        "one": {"class_type": "PackGadget", "inputs": {}},
+        "switch": {"class_type": "PackSwitch", "inputs": {"on": True, "yes": ["one", 0], "no": ["one", 0]}},
+        "again": {"class_type": "PackSwitch", "inputs": {"on": False, "yes": ["one", 0], "no": ["switch", 0]}},
+        "taken": {"class_type": "PackGadget", "inputs": {"gadget": ["again", 0]}},
+    }
+    result = fabric.run_workflow(workflow, outputs=["switch", "taken"])
+    assert result.values["switch"]["value"].type == "GADGET"
+    assert result.values["taken"]["BOOLEAN"] is True
 
 
 def test_a_deadline_ends_a_node_that_would_run_for_ever(fabric):

@@ -40,6 +40,10 @@ class ObjectTable:
         self._objects.move_to_end(number)
         return held[0]
 
+    def type_of(self, value: Any) -> str | None:
+        """The type under which this very object is kept; None: it isn't."""
+        return next((type for held, type in self._objects.values() if held is value), None)
+
     def release(self, numbers: Iterable[int]) -> None:
         """Forget objects. One that isn't there is no error."""
         for number in numbers:

@@ -15,8 +15,9 @@ REQUIRED: Final = type("Required", (), {"__repr__": lambda self: "REQUIRED"})()
 
 BUILTIN: Final = "builtin"  # the source of nodes that come with the package
 
-#: What a runner of workflows tells a node that wants to know: its id, the workflow, and what goes into pictures.
-HIDDEN: Final = ("UNIQUE_ID", "PROMPT", "EXTRA_PNGINFO")
+#: What a runner of workflows tells a node that wants to know: its id, the workflow, what goes into pictures, and the
+#: types of what its inputs are linked to, by input.
+HIDDEN: Final = ("UNIQUE_ID", "PROMPT", "EXTRA_PNGINFO", "INPUT_TYPES")
 
 #: Whether it would give something else now; which lazy inputs it needs; what is wrong before anything runs.
 QUESTIONS: Final = ("CHANGED", "NEEDS", "PRECHECK")

@@ -10,6 +10,7 @@ import difflib
 import math
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -125,9 +126,16 @@ def port_problem(port: Port, value: Any) -> str | None:
             ok = isinstance(value, Mapping) and is_tensor(value.get("samples")) and value["samples"].dim() >= 3
         case "CONDITIONING":
             ok = isinstance(value, list | tuple) and len(value) > 0 and all(map(_is_condition, value))
+        case several if "," in several:
+            ok = any(port_problem(one, value) is None for one in _alternatives(port))
         case _:
             ok = not (value is None or isinstance(value, bool | int | float | str | bytes) or is_tensor(value))
     return None if ok else f"{port.name!r} is {describe(value)}: it takes {_accepted_at(port)}"
+
+
+def _alternatives(port: Port) -> list[Port]:
+    """A port for each type of one that takes several, which packs write with commas."""
+    return [replace(port, type=kind.strip()) for kind in port.type.split(",")]
 
 
 def _is_condition(pair: Any) -> bool:
@@ -148,6 +156,8 @@ def _accepted_at(port: Port) -> str:
             return "a dict with 'samples', a tensor [batch, channels, …]"
         case "CONDITIONING":
             return "a list of [tensor, dict]"
+        case several if "," in several:
+            return " or ".join(map(_accepted_at, _alternatives(port)))
         case _:
             return f"{a(port.type)} object"
 

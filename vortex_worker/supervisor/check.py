@@ -118,7 +118,7 @@ def _node_problems(
         if name not in ports and name not in params:
             yield problem(f"{spec.name} has no input {name!r}{guess(name, known)}", "unknown_input", name)
     for name, port in ports.items():
-        if name in node.values and port.type not in _PLAIN_TYPES:
+        if name in node.values and _PLAIN_TYPES.isdisjoint(port.type.split(",")):
             text = f"{said(name)!r} takes a link to {a(port.type)}, not {short(node.values[name])}"
             yield problem(text, "bad_linked_input", name)
         elif name not in node.values and name not in node.links and not port.optional:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from vortex_worker.errors import JobError, OOMSoft, OutOfArena, ValidationError
 from vortex_worker.executor.validation import linked_problems
 from vortex_worker.supervisor.lists import gathered, is_spread, spread
-from vortex_worker.supervisor.precheck import Params, ask, is_told_late, with_defaults
+from vortex_worker.supervisor.precheck import Params, ask, is_told_late, linked_types, with_defaults
 from vortex_worker.supervisor.signature import signatures
 from vortex_worker.supervisor.workflow import WorkflowResult
 
@@ -156,8 +156,11 @@ class Execution:
         return told
 
     def _hidden(self, key: str) -> dict[str, Any]:
+        node = self._graph.nodes[key]
         known = {"UNIQUE_ID": key, "PROMPT": self._place.prompt, "EXTRA_PNGINFO": self._place.extra}
-        return {name: known[kind] for name, kind in self._specs[self._graph.nodes[key].class_type].hidden.items()}
+        hidden = self._specs[node.class_type].hidden
+        types = linked_types(self._graph, self._specs, node, hidden)
+        return {name: known[kind] for name, kind in hidden.items() if kind in known} | types
 
     # ------------------------------------------------------------- going on
 

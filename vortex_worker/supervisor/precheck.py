@@ -68,7 +68,9 @@ def ask(
     for key, values in params.items():
         node = graph.nodes[key]
         if question in specs[node.class_type].answers:
-            linked = dict.fromkeys(node.links) if question == "CHANGED" else {}
+            linked: dict[str, Any] = dict.fromkeys(node.links) if question == "CHANGED" else {}
+            if question == "PRECHECK":
+                linked = linked_types(graph, specs, node, specs[node.class_type].hidden)
             asked[key] = until.submitted(fabric.ask, node.class_type, question, params=linked | values)
     answers: dict[str, Any | JobError] = {}
     for key, job in asked.items():
@@ -78,6 +80,19 @@ def ask(
             until.left()
             answers[key] = error
     return answers
+
+
+def linked_types(
+    graph: Graph, specs: Mapping[str, OpSpec], node: Node, hidden: Mapping[str, str]
+) -> dict[str, dict[str, str]]:
+    """What hidden params for ``INPUT_TYPES`` get: the type of what each input is linked to, by input."""
+    wanted = [name for name, kind in hidden.items() if kind == "INPUT_TYPES"]
+    if not wanted:
+        return {}
+    types = {
+        name: specs[graph.nodes[source].class_type].outputs[slot].type for name, (source, slot) in node.links.items()
+    }
+    return dict.fromkeys(wanted, types)
 
 
 def with_defaults(node: Node, spec: OpSpec) -> dict[str, Any]:

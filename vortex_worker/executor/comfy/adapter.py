@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from vortex_worker.executor.base import AbstractExecutor
 from vortex_worker.executor.comfy import job, stand_in
-from vortex_worker.executor.comfy.inputs import Inputs, inputs_of, type_name
+from vortex_worker.executor.comfy.inputs import LINKED_TYPES, Inputs, inputs_of, type_name
 from vortex_worker.executor.comfy.packs import MAPPINGS
 from vortex_worker.executor.declaration import is_plain
 from vortex_worker.executor.ports import Port
@@ -66,7 +66,7 @@ class PackNode(AbstractExecutor):
 
     def precheck(self, params: dict[str, Any]) -> list[str]:
         check = getattr(self.node, "VALIDATE_INPUTS", None)
-        if check is None:
+        if check is None or (self._asks_types() and params.get(LINKED_TYPES) in (None, [None])):  # run by itself: none are linked
             return []
         with explained():
             verdict = check(**_accepted(check, self._present(params)))
@@ -91,7 +91,13 @@ class PackNode(AbstractExecutor):
         return [name for name in wanted or () if isinstance(name, str)]
 
     def _arguments(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-        return dict.fromkeys(self._lazy()) | _unheld(inputs) | self._present(params)
+        given = dict.fromkeys(self._lazy()) | _unheld(inputs) | self._present(params)
+        if self._asks_types():
+            del given[LINKED_TYPES]  # VALIDATE_INPUTS's own
+        return given
+
+    def _asks_types(self) -> bool:
+        return self.taken.hidden.get(LINKED_TYPES) == "INPUT_TYPES"
 
     def _present(self, params: dict[str, Any]) -> dict[str, Any]:
         """Params but the optional ones that nobody gave: the function has defaults of its own for them."""
@@ -186,9 +192,10 @@ def _returned(cls: type[Any]) -> tuple[Port, ...]:
     ports: list[Port] = []
     for place, kind in enumerate(types):
         wanted = (names[place] if place < len(names) else "") or type_name(kind)
+        given = "*" if "," in type_name(kind) else type_name(kind)  # one of several
         taken = {port.name for port in ports} | {_UI}
         name = wanted if wanted not in taken else f"{wanted}_{place + 1}"
-        ports.append(Port(name, type_name(kind), is_list=place < len(lists) and bool(lists[place])))
+        ports.append(Port(name, given, is_list=place < len(lists) and bool(lists[place])))
     return tuple(ports)
 
 

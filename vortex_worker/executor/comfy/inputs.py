@@ -17,6 +17,9 @@ from vortex_worker.executor.declaration import is_plain
 from vortex_worker.executor.ports import HIDDEN, REQUIRED, Param, Port
 from vortex_worker.executor.validation import param_problem
 
+#: What ``VALIDATE_INPUTS`` calls the types of what is linked.
+LINKED_TYPES = "input_types"
+
 _CONTROLS = ("INT", "FLOAT", "STRING", "BOOLEAN")
 _WIDEST = {"INT": (-(1 << 63), (1 << 64) - 1), "FLOAT": (-math.inf, math.inf)}
 
@@ -61,6 +64,11 @@ def inputs_of(cls: type[Any]) -> Inputs:
     if not hasattr(cls, "check_lazy_status"):  # nobody could say that they are needed
         found.ports = [replace(port, lazy=False) for port in found.ports]
         found.params = [replace(param, lazy=False) for param in found.params]
+    if own_checks and LINKED_TYPES in own_checks and LINKED_TYPES not in found.names():
+        # Then types are the pack's to judge, as in ComfyUI.
+        found.ports = [replace(port, type="*") for port in found.ports]
+        found.params.append(Param(LINKED_TYPES, "ANY", default=None, doc="of VALIDATE_INPUTS: filled by the workflow"))
+        found.hidden[LINKED_TYPES] = "INPUT_TYPES"
     for name, kind in _section(declared, "hidden").items():
         kind = kind[0] if isinstance(kind, list | tuple) and kind else kind
         found.params.append(Param(str(name), "ANY", default=None, doc=f"{kind}: filled by the workflow"))

@@ -62,4 +62,18 @@ class Switch:
         return (yes if on else no,)
 
 
-MAPPINGS = {"PackSplit": Split, "PackJoin": Join, "PackSwitch": Switch}
+class Gadget:
+    """What no wire carries: an object with a class of its own."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"optional": {"gadget": ("GADGET",)}}
+
+    RETURN_TYPES = ("GADGET", "BOOLEAN")
+    FUNCTION = "keep"
+
+    def keep(self, gadget=None):
+        return (gadget or self, gadget is not None)
+
+
+MAPPINGS = {"PackGadget": Gadget, "PackSplit": Split, "PackJoin": Join, "PackSwitch": Switch}

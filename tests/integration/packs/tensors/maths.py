@@ -111,4 +111,45 @@ class Unpick:
         return (sum(box),)
 
 
-MAPPINGS = {"PackBrighten": Brighten, "PackWho": WhoAmI, "PackCount": Count, "PackPick": Pick, "PackUnpick": Unpick}
+class Add:
+    """Numbers of either kind."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"a": ("INT,FLOAT",), "b": ("INT,FLOAT", {"default": 1})}}
+
+    RETURN_TYPES = ("FLOAT", "INT,FLOAT")
+    FUNCTION = "add"
+
+    def add(self, a, b):
+        return (float(a + b), a + b)
+
+
+class Measure:
+    """The length of whatever has one, as it judges by itself."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": ("STRING,LATENT", {"forceInput": True}), "times": ("INT", {"default": 1})}}
+
+    RETURN_TYPES = ("INT",)
+    FUNCTION = "measure"
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, input_types):
+        kind = input_types["value"]
+        return kind in ("STRING", "IMAGE") or f"{kind} has no length"
+
+    def measure(self, value, times):
+        return (len(value) * times,)
+
+
+MAPPINGS = {
+    "PackBrighten": Brighten,
+    "PackWho": WhoAmI,
+    "PackCount": Count,
+    "PackPick": Pick,
+    "PackUnpick": Unpick,
+    "PackAdd": Add,
+    "PackMeasure": Measure,
+}
