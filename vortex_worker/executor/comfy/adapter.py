@@ -66,7 +66,9 @@ class PackNode(AbstractExecutor):
 
     def precheck(self, params: dict[str, Any]) -> list[str]:
         check = getattr(self.node, "VALIDATE_INPUTS", None)
-        if check is None or (self._asks_types() and params.get(LINKED_TYPES) in (None, [None])):  # run by itself: none are linked
+        if check is None or (
+            self._asks_types() and params.get(LINKED_TYPES) in (None, [None])
+        ):  # run by itself: none are linked
             return []
         with explained():
             verdict = check(**_accepted(check, self._present(params)))

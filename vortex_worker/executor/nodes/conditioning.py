@@ -85,6 +85,58 @@ class ConditioningZeroOut(AbstractExecutor):
         return {"conditioning": emptied}
 
 
+class _OfTwo(AbstractExecutor):
+    """Base of nodes that join conditionings."""
+
+    input_ports = (Port("conditioning_to", "CONDITIONING"), Port("conditioning_from", "CONDITIONING"))
+    output_ports = _CONDITIONING
+
+    def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
+        given = inputs["conditioning_from"][0][0].shape
+        return [
+            f"'conditioning_from' is {list(given)}: it can't be joined to {list(tensor.shape)}"
+            for tensor, _ in inputs["conditioning_to"]
+            if len(given) != 3 or tensor.dim() != 3 or (given[0], given[2]) != (tensor.shape[0], tensor.shape[2])
+        ]
+
+
+class ConditioningConcat(_OfTwo):
+    """One prompt's tokens behind another's."""
+
+    op_type = "ConditioningConcat"
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        import torch
+
+        last = inputs["conditioning_from"][0][0]
+        return {"conditioning": [[torch.cat([t, last], 1), options] for t, options in inputs["conditioning_to"]]}
+
+
+class ConditioningAverage(_OfTwo):
+    """A mean of two prompts; the second is cut to the first's tokens, or zeros follow it."""
+
+    op_type = "ConditioningAverage"
+    params = (
+        Param("conditioning_to_strength", "FLOAT", default=1.0, minimum=0.0, maximum=1.0, doc="the first's share"),
+    )
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        import torch
+        from torch.nn.functional import pad
+
+        share, (other, its) = params["conditioning_to_strength"], inputs["conditioning_from"][0]
+        mixed = []
+        for tensor, options in inputs["conditioning_to"]:
+            tokens = tensor.shape[1]
+            fitted = pad(other[:, :tokens], (0, 0, 0, max(0, tokens - other.shape[1])))
+            pooled, others = options.get("pooled_output"), its.get("pooled_output")
+            if others is not None:
+                pooled = others if pooled is None else torch.lerp(others, pooled, share)
+            more = {} if pooled is None else {"pooled_output": pooled}
+            mixed.append([torch.lerp(fitted, tensor, share), {**options, **more}])
+        return {"conditioning": mixed}
+
+
 def _problems(clip: Any, params: dict[str, Any], texts: tuple[str, ...]) -> list[str]:
     from vortex_worker.executor.diffusion.prompt import MAX_LENGTH
     from vortex_worker.executor.diffusion.text import TextEncoder
@@ -98,4 +150,11 @@ def _problems(clip: Any, params: dict[str, Any], texts: tuple[str, ...]) -> list
     ]
 
 
-EXECUTORS = (CLIPTextEncode, CLIPTextEncodeSDXL, CLIPSetLastLayer, ConditioningZeroOut)
+EXECUTORS = (
+    CLIPTextEncode,
+    CLIPTextEncodeSDXL,
+    CLIPSetLastLayer,
+    ConditioningZeroOut,
+    ConditioningConcat,
+    ConditioningAverage,
+)

@@ -116,6 +116,10 @@ def resize(planes: Tensor, params: dict[str, Any]) -> Tensor:
         planes = planes[..., top : top + kept_height, left : left + kept_width]
     if params["upscale_method"] == "lanczos":
         return _lanczos(planes, new_height, new_width)
+    if params["upscale_method"] == "bislerp":
+        from vortex_worker.executor.nodes.bislerp import bislerp
+
+        return bislerp(planes, new_height, new_width)
     return interpolate(planes, (new_height, new_width), mode=params["upscale_method"])
 
 
@@ -212,4 +216,84 @@ class ImageInvert(AbstractExecutor):
         return {"image": 1 - inputs["image"]}
 
 
-EXECUTORS = (LoadImage, ImageScale, ImageScaleBy, ImageInvert, ImagePadForOutpaint)
+class EmptyImage(AbstractExecutor):
+    """Images of one colour."""
+
+    op_type = "EmptyImage"
+    output_ports = _IMAGE
+    params = (
+        Param("width", "INT", default=512, minimum=1, maximum=_MAX_SIDE),
+        Param("height", "INT", default=512, minimum=1, maximum=_MAX_SIDE),
+        Param("batch_size", "INT", default=1, minimum=1, maximum=4096),
+        Param("color", "INT", default=0, minimum=0, maximum=0xFFFFFF, doc="0xRRGGBB"),
+    )
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        image = self.context.empty((params["batch_size"], params["height"], params["width"], 3))
+        for channel, value in enumerate(params["color"].to_bytes(3, "big")):
+            image[..., channel] = value / 255
+        return {"image": image}
+
+
+class ImageBatch(AbstractExecutor):
+    """One batch of two; the second is resized to the first's size, its edges cut off where proportions differ."""
+
+    op_type = "ImageBatch"
+    input_ports = (Port("image1", "IMAGE"), Port("image2", "IMAGE"))
+    output_ports = _IMAGE
+
+    def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
+        return [
+            f"{name!r} is a tensor {list(image.shape)}: there is nothing in it"
+            for name, image in inputs.items()
+            if 0 in image.shape
+        ]
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        import torch
+        from torch.nn.functional import pad
+
+        first, second = inputs["image1"], inputs["image2"].to(inputs["image1"].dtype)
+        height, width = first.shape[1:3]
+        if second.shape[1:3] != first.shape[1:3]:
+            size = {"width": width, "height": height, "upscale_method": "bilinear", "crop": "center"}
+            second = resize(second.movedim(-1, 1), size).movedim(1, -1)
+        channels = max(first.shape[-1], second.shape[-1])
+        if channels == 4:  # what has no alpha is opaque
+            first, second = (
+                image if image.shape[-1] == 4 else pad(image.expand(-1, -1, -1, 3), (0, 1), value=1.0)
+                for image in (first, second)
+            )
+        first, second = (image.expand(-1, -1, -1, channels) for image in (first, second))
+        return {"image": torch.cat([first, second])}
+
+
+class ImageCrop(AbstractExecutor):
+    """Cut a rectangle out of images; what of it lies outside is left out."""
+
+    op_type = "ImageCrop"
+    input_ports = _IMAGE
+    output_ports = _IMAGE
+    params = (
+        Param("width", "INT", default=512, minimum=1, maximum=_MAX_SIDE),
+        Param("height", "INT", default=512, minimum=1, maximum=_MAX_SIDE),
+        Param("x", "INT", default=0, minimum=0, maximum=_MAX_SIDE),
+        Param("y", "INT", default=0, minimum=0, maximum=_MAX_SIDE),
+    )
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        height, width = inputs["image"].shape[1:3]
+        x, y = min(params["x"], width - 1), min(params["y"], height - 1)
+        return {"image": inputs["image"][:, y : y + params["height"], x : x + params["width"]]}
+
+
+EXECUTORS = (
+    LoadImage,
+    ImageScale,
+    ImageScaleBy,
+    ImageInvert,
+    ImagePadForOutpaint,
+    EmptyImage,
+    ImageBatch,
+    ImageCrop,
+)

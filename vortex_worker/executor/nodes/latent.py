@@ -14,7 +14,9 @@ from vortex_worker.executor.ports import Param, Port
 
 _LATENT = (Port("latent", "LATENT"),)
 _SAMPLES = (Port("samples", "LATENT"),)
-_RESIZE_METHODS = tuple(method for method in RESIZE_METHODS if method != "lanczos")  # latents are no pictures
+_RESIZE_METHODS = (*(method for method in RESIZE_METHODS if method != "lanczos"), "bislerp")  # latents are no pictures
+_FLIPS = {"x-axis: vertically": -2, "y-axis: horizontally": -1}
+_TURNS = ("none", "90 degrees", "180 degrees", "270 degrees")
 
 
 class EmptyLatentImage(AbstractExecutor):
@@ -195,9 +197,97 @@ class LatentFromBatch(AbstractExecutor):
         return {"latent": latent}
 
 
+class _OfPlanes(AbstractExecutor):
+    """Base of nodes on latents [batch, channels, height, width]."""
+
+    def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
+        return [
+            f"{name!r} is a tensor {list(shape)}: it takes [batch, channels, height, width], none of them 0"
+            for name, latent in inputs.items()
+            if len(shape := latent["samples"].shape) != 4 or 0 in shape
+        ]
+
+
+class LatentFlip(_OfPlanes):
+    """Turn latents upside down, or left to right."""
+
+    op_type = "LatentFlip"
+    input_ports = _SAMPLES
+    output_ports = _LATENT
+    params = (Param("flip_method", "CHOICE", default=next(iter(_FLIPS)), choices=tuple(_FLIPS)),)
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        flipped = inputs["samples"]["samples"].flip(_FLIPS[params["flip_method"]])
+        return {"latent": {**inputs["samples"], "samples": flipped}}
+
+
+class LatentRotate(_OfPlanes):
+    """Turn latents clockwise."""
+
+    op_type = "LatentRotate"
+    input_ports = _SAMPLES
+    output_ports = _LATENT
+    params = (Param("rotation", "CHOICE", default=_TURNS[0], choices=_TURNS),)
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        turned = inputs["samples"]["samples"].rot90(_TURNS.index(params["rotation"]), (3, 2))
+        return {"latent": {**inputs["samples"], "samples": turned}}
+
+
+class LatentCrop(_OfPlanes):
+    """Cut a rectangle out of latents; what of it lies outside is left out, but for 64 pixels."""
+
+    op_type = "LatentCrop"
+    input_ports = _SAMPLES
+    output_ports = _LATENT
+    params = (
+        Param("width", "INT", default=512, minimum=64, maximum=16384, doc="pixels"),
+        Param("height", "INT", default=512, minimum=64, maximum=16384, doc="pixels"),
+        Param("x", "INT", default=0, minimum=0, maximum=16384, doc="pixels"),
+        Param("y", "INT", default=0, minimum=0, maximum=16384, doc="pixels"),
+    )
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        samples = inputs["samples"]["samples"]
+        height, width = samples.shape[2:]
+        x, y = max(0, min(params["x"] // 8, width - 8)), max(0, min(params["y"] // 8, height - 8))
+        cut = samples[:, :, y : y + params["height"] // 8, x : x + params["width"] // 8]
+        return {"latent": {**inputs["samples"], "samples": cut}}
+
+
+class LatentBlend(_OfPlanes):
+    """A mean of two latents; the second is resized to the first's size."""
+
+    op_type = "LatentBlend"
+    input_ports = (Port("samples1", "LATENT"), Port("samples2", "LATENT"))
+    output_ports = _LATENT
+    params = (Param("blend_factor", "FLOAT", default=0.5, minimum=0.0, maximum=1.0, doc="the first's share"),)
+
+    def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
+        if problems := super().validate(inputs, params):
+            return problems
+        one, other = (inputs[name]["samples"].shape for name in ("samples1", "samples2"))
+        if one[1] == other[1] and other[0] in (1, one[0]):
+            return []
+        return [f"'samples2' is {list(other)}: it can't be blended with {list(one)}"]
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        import torch
+
+        one, other = inputs["samples1"]["samples"], inputs["samples2"]["samples"]
+        if one.shape[2:] != other.shape[2:]:
+            size = {"width": one.shape[3], "height": one.shape[2], "upscale_method": "bicubic", "crop": "center"}
+            other = resize(other, size)
+        return {"latent": {**inputs["samples1"], "samples": torch.lerp(other.to(one), one, params["blend_factor"])}}
+
+
 EXECUTORS = (
     EmptyLatentImage,
     EmptySD3LatentImage,
+    LatentBlend,
+    LatentCrop,
+    LatentFlip,
+    LatentRotate,
     LatentComposite,
     LatentFromBatch,
     LatentUpscale,

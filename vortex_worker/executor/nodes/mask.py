@@ -86,4 +86,49 @@ class SolidMask(AbstractExecutor):
         return {"mask": self.context.empty((1, params["height"], params["width"])).fill_(params["value"])}
 
 
-EXECUTORS = (LoadImageMask, ImageToMask, MaskToImage, InvertMask, SolidMask)
+class GrowMask(AbstractExecutor):
+    """Let masks spread by some pixels, or shrink where that is below 0."""
+
+    op_type = "GrowMask"
+    input_ports = _MASK
+    output_ports = _MASK
+    params = (
+        Param("expand", "INT", default=0, minimum=-1024, maximum=1024, doc="pixels"),
+        Param("tapered_corners", "BOOLEAN", default=True, doc="corners grow as a diamond's, not a square's"),
+    )
+
+    def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
+        mask = inputs["mask"]
+        if mask.dim() >= 2 and 0 not in mask.shape:
+            return []
+        return [f"'mask' is a tensor {list(mask.shape)}: it takes [batch, height, width], none of them 0"]
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        import torch
+        from torch.nn.functional import max_pool2d
+
+        mask, sign = inputs["mask"], -1 if params["expand"] < 0 else 1
+        out = sign * mask.reshape(-1, 1, *mask.shape[-2:])  # shrinking is the growth of what is left out
+        for turn in range(abs(params["expand"])):
+            self.context.progress(turn, abs(params["expand"]))
+            if params["tapered_corners"]:
+                across, down = (max_pool2d(out, size, 1, pad) for size, pad in (((1, 3), (0, 1)), ((3, 1), (1, 0))))
+                out = torch.maximum(across, down)
+            else:
+                out = max_pool2d(out, 3, 1, 1)
+        return {"mask": sign * out[:, 0]}
+
+
+class ThresholdMask(AbstractExecutor):
+    """1 where a mask is above a value, else 0."""
+
+    op_type = "ThresholdMask"
+    input_ports = _MASK
+    output_ports = _MASK
+    params = (Param("value", "FLOAT", default=0.5, minimum=0.0, maximum=1.0),)
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        return {"mask": (inputs["mask"] > params["value"]).float()}
+
+
+EXECUTORS = (LoadImageMask, ImageToMask, MaskToImage, InvertMask, SolidMask, GrowMask, ThresholdMask)

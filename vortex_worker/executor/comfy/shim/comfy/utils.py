@@ -40,11 +40,9 @@ def set_progress_bar_enabled(enabled: bool) -> None:
 def common_upscale(samples: Tensor, width: int, height: int, upscale_method: str, crop: str) -> Tensor:
     """Resize [batch, channels, height, width].
 
-    ``upscale_method``: nearest-exact, bilinear, area, bicubic or lanczos; ``bislerp`` is not here. ``crop``:
+    ``upscale_method``: nearest-exact, bilinear, area, bicubic or lanczos; bislerp for latents. ``crop``:
     "disabled", or "center" to cut off first what doesn't have the new proportions.
     """
-    if upscale_method == "bislerp":
-        raise NotImplementedError("bislerp is not here: take bicubic")
     return resize(samples, {"width": width, "height": height, "upscale_method": upscale_method, "crop": crop})
 
 
