@@ -283,6 +283,26 @@ def test_a_switch_passes_objects_on(fabric):
     assert result.values["taken"]["BOOLEAN"] is True
 
 
+def test_what_a_node_does_to_tensors_of_its_packs_types_is_its_own_business(fabric):
+    levels = {"class_type": "PackLevels", "inputs": {}}
+    kept = {"levels": ["levels", 0], "pipe": ["levels", 1]}
+    workflow = {"levels": levels} | {
+        str(place): {"class_type": "PackSpoil", "inputs": kept | {"place": place}} for place in range(2)
+    }
+    values = fabric.run_workflow(workflow).values
+    assert [values[key]["FLOAT"] for key in "01"] == [6.0, 6.0]
+
+
+def test_a_switch_passes_on_what_its_pack_calls_by_a_type_of_its_own(fabric):
+    workflow = {
+        "levels": {"class_type": "PackLevels", "inputs": {}},
+        "switch": {"class_type": "PackSwitch", "inputs": {"on": True, "yes": ["levels", 0], "no": ["levels", 1]}},
+        "pipe": {"class_type": "PackSwitch", "inputs": {"on": False, "yes": ["levels", 0], "no": ["levels", 1]}},
+        "sum": {"class_type": "PackSpoil", "inputs": {"levels": ["switch", 0], "pipe": ["pipe", 0]}},
+    }
+    assert fabric.run_workflow(workflow).values["sum"]["FLOAT"] == 6.0
+
+
 def test_a_deadline_ends_a_node_that_would_run_for_ever(fabric):
     nodes = {
         "noise": {"class_type": "RandomTensor", "inputs": {"shape": [1], "seed": 1}},

@@ -42,6 +42,7 @@ class Port:
         aliases: other names under which workflows may give it.
         lazy: inputs only: a workflow computes it when the node says that it needs it.
         is_list: outputs only: a list of values of this type; what it is linked to runs once for each.
+        loose: inputs only: of a resident type, but plain data and tensors are as welcome. Not told to others.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Port:
     aliases: tuple[str, ...] = ()
     lazy: bool = False
     is_list: bool = False
+    loose: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,4 +128,6 @@ def _private_copies(value: Any) -> Any:
         return {key: _private_copies(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_private_copies(item) for item in value]
+    if type(value) is tuple:  # in what a pack keeps under a type of its own
+        return tuple(map(_private_copies, value))
     return value

@@ -129,7 +129,9 @@ def port_problem(port: Port, value: Any) -> str | None:
         case several if "," in several:
             ok = any(port_problem(one, value) is None for one in _alternatives(port))
         case _:
-            ok = not (value is None or isinstance(value, bool | int | float | str | bytes) or is_tensor(value))
+            ok = port.loose or not (
+                value is None or isinstance(value, bool | int | float | str | bytes) or is_tensor(value)
+            )
     return None if ok else f"{port.name!r} is {describe(value)}: it takes {_accepted_at(port)}"
 
 

@@ -219,7 +219,9 @@ def _unheld(inputs: Mapping[str, Any]) -> dict[str, Any]:
     def bare(value: Any) -> Any:
         if isinstance(value, list) and any(isinstance(item, Held) for item in value):
             return [bare(item) for item in value]
-        return value.value if isinstance(value, Held) else value
+        if not isinstance(value, Held):
+            return value
+        return value.value.clone() if is_tensor(value.value) else value.value  # a private copy, as of any input
 
     return {name: bare(value) for name, value in inputs.items()}
 

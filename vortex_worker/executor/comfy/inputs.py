@@ -113,7 +113,8 @@ def _add(found: Inputs, name: str, given: Any, *, optional: bool, loose: bool) -
     if choices is None and type_name(kind) == "STRING" and isinstance(options.get("options"), list | tuple):
         choices = list(options["options"])
     if choices is None and type_name(kind) not in _CONTROLS:
-        found.ports.append(Port(name, type_name(kind), doc, optional=optional, lazy=lazy))
+        # A value of a pack's own type may be anything, and comes as data where a switch has passed it on.
+        found.ports.append(Port(name, type_name(kind), doc, optional=optional, lazy=lazy, loose=True))
         return
     default = options.get("default", REQUIRED)
     if choices is None:

@@ -76,4 +76,43 @@ class Gadget:
         return (gadget or self, gadget is not None)
 
 
-MAPPINGS = {"PackGadget": Gadget, "PackSplit": Split, "PackJoin": Join, "PackSwitch": Switch}
+class Levels:
+    """Tensors under types of the pack's own."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+
+    RETURN_TYPES = ("PACK_LEVELS", "PACK_PIPE")
+    FUNCTION = "make"
+
+    def make(self):
+        return (torch.ones(3), (torch.ones(2), "settings", [torch.ones(1)]))
+
+
+class Spoil:
+    """Adds them up, and leaves nothing of what it was given."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"levels": ("PACK_LEVELS",), "pipe": ("PACK_PIPE",), "place": ("INT", {"default": 0})}}
+
+    RETURN_TYPES = ("FLOAT",)
+    FUNCTION = "spoil"
+
+    def spoil(self, levels, pipe, place):
+        tensors = [levels, pipe[0], pipe[2][0]]
+        total = float(sum(tensor.sum() for tensor in tensors))
+        for tensor in tensors:
+            tensor.zero_()
+        return (total,)
+
+
+MAPPINGS = {
+    "PackLevels": Levels,
+    "PackSpoil": Spoil,
+    "PackGadget": Gadget,
+    "PackSplit": Split,
+    "PackJoin": Join,
+    "PackSwitch": Switch,
+}
