@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vortex_worker.errors import JobError, OOMSoft, OutOfArena, ValidationError
-from vortex_worker.executor.validation import linked_problems
+from vortex_worker.executor.validation import check_outputs, linked_problems
 from vortex_worker.supervisor.lists import gathered, is_spread, spread
 from vortex_worker.supervisor.precheck import Params, ask, is_told_late, linked_types, with_defaults
 from vortex_worker.supervisor.signature import signatures
@@ -325,17 +325,26 @@ class Execution:
         if runs.left:
             return
         del self._runs[key]
-        results = [job.result() for job in runs.jobs if job is not None]
         if runs.asking:
-            self._take_needs(key, results)
+            self._take_needs(key, [job.result().get("answer") for job in runs.jobs if job is not None])
             return
+        results = [self._outputs(node, job) for job in runs.jobs if job is not None]
         took = sum(job.timings.execute for job in runs.jobs if job is not None) / 1e6
         self._complete(node, job.worker, took, gathered(self._specs[node.class_type], results, spread=runs.spread), [])
 
-    def _take_needs(self, key: str, answers: list[dict[str, Any]]) -> None:
+    def _outputs(self, node: Node, job: Job) -> dict[str, Any]:
+        """A job's outputs, as declared. Its worker has seen to that, unless a node there has made it forget."""
+        try:
+            return check_outputs(self._specs[node.class_type], job.result())
+        except JobError as error:
+            error.details |= {"node": node.id, "class_type": node.class_type}
+            raise
+
+    def _take_needs(self, key: str, answers: list[Any]) -> None:
         """The lazy inputs that a node wants: computed first, and then it is asked again; none: it runs."""
         node = self._graph.nodes[key]
-        names = {name for answer in answers if isinstance(answer["answer"], list) for name in answer["answer"]}
+        named = [name for answer in answers if isinstance(answer, list) for name in answer]
+        names = {name for name in named if isinstance(name, str)}
         lacking = {link[0] for name, link in node.links.items() if name in names} - self._values.keys()
         if not lacking:
             self._launch(node, self._given(node))

@@ -24,6 +24,7 @@ from vortex_worker.ipc.protocol import printable
 
 _MAX_FILE = 15 << 20  # 15 MiB: what a control frame carries
 _OPENING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY  # a FIFO doesn't block
+_MOST_REPEATED = 256 << 20  # bytes of a tensor that shows the same memory more than once
 _MOST_LISTED = 10_000  # files looked at to tell the nearest names
 _PART = re.compile(r"[\w\-][\w\-. ]{0,99}")  # of a prefix, between slashes
 
@@ -168,6 +169,20 @@ def new_files(prefix: str, suffix: str, place: Place, width: int = 0, height: in
         except FileExistsError:
             continue
         yield file
+
+
+def check_extent(name: str, tensor: Any) -> None:
+    """See that a copy of a tensor takes no more than it has itself, or little: a worker's view of one number may show
+    it as often as it likes.
+
+    Raises:
+        ValidationError: it would take more.
+    """
+    size, own = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+    if size > max(own, _MOST_REPEATED):
+        raise ValidationError(
+            f"{name} is a tensor of {size} bytes, of which {own} bytes are its own: of a view, {_MOST_REPEATED} are copied"
+        )
 
 
 def check_writable(prefix: str, place: Place) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vortex_worker.errors import ValidationError
 from vortex_worker.executor.ports import OpSpec, Param, Port
-from vortex_worker.supervisor.files import IMAGE, ClientNode, Place, check_writable, new_files, read_input
+from vortex_worker.supervisor.files import IMAGE, ClientNode, Place, check_extent, check_writable, new_files, read_input
 
 if TYPE_CHECKING:
     from PIL.Image import Exif, Image
@@ -42,8 +42,8 @@ def _save(inputs: Mapping[str, Any], params: Mapping[str, Any], place: Place) ->
                     picture = picture.convert("RGB") if form == "jpeg" else picture
                     picture.save(file, format=form.upper(), quality=quality, exif=_exif(picture, place))
             written.append(file.name)
-    except OSError as error:
-        raise ValidationError(f"pictures can't be written to {place.output_dir!r}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # ValueError: the format has no pictures of that size
+        raise ValidationError(f"pictures can't be written to {place.output_dir!r}: {_why(error)}") from None
     return written
 
 
@@ -58,9 +58,13 @@ def _save_animated(inputs: Mapping[str, Any], params: Mapping[str, Any], place: 
                 file, format="WEBP", save_all=True, append_images=pictures[1:], duration=int(1000 / params["fps"]),
                 lossless=params["lossless"], quality=params["quality"], exif=_exif(pictures[0], place),
             )  # fmt: skip
-    except OSError as error:
-        raise ValidationError(f"pictures can't be written to {place.output_dir!r}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # ValueError: the format has no pictures of that size
+        raise ValidationError(f"pictures can't be written to {place.output_dir!r}: {_why(error)}") from None
     return [file.name]
+
+
+def _why(error: OSError | ValueError) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _pictures(images: Any) -> list[Image]:
@@ -68,8 +72,9 @@ def _pictures(images: Any) -> list[Image]:
     from PIL import Image
 
     shape = tuple(getattr(images, "shape", ()))
-    if len(shape) != 4 or shape[3] not in (1, 3, 4):
+    if len(shape) != 4 or shape[3] not in (1, 3, 4) or 0 in shape[1:]:
         raise ValidationError(f"images is {shape}: it takes a float tensor [batch, height, width, 1, 3 or 4]")
+    check_extent("images", images)
     pixels = np.asarray(images.float())  # a view: NumPy has no bfloat16, torch's own float has all
     pixels = (np.nan_to_num(pixels).clip(0, 1) * 255).round().astype(np.uint8)
     pixels = pixels[..., 0] if shape[3] == 1 else pixels

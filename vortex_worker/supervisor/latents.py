@@ -8,7 +8,7 @@ from typing import Any
 
 from vortex_worker.errors import ValidationError
 from vortex_worker.executor.ports import OpSpec, Param, Port
-from vortex_worker.supervisor.files import LATENT, ClientNode, Place, check_writable, new_files, read_input
+from vortex_worker.supervisor.files import LATENT, ClientNode, Place, check_extent, check_writable, new_files, read_input
 
 
 def _read(params: Mapping[str, Any], place: Place) -> dict[str, Any]:
@@ -25,6 +25,7 @@ def _save(inputs: Mapping[str, Any], params: Mapping[str, Any], place: Place) ->
     from safetensors.numpy import save
 
     samples = inputs["samples"]["samples"]
+    check_extent("samples", samples)
     try:
         array = np.ascontiguousarray(samples)
     except TypeError:  # NumPy has no bfloat16

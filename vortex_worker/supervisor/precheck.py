@@ -75,7 +75,7 @@ def ask(
     answers: dict[str, Any | JobError] = {}
     for key, job in asked.items():
         try:
-            answers[key] = job.result()["answer"]
+            answers[key] = job.result().get("answer")  # a liar's result may lack it
         except JobError as error:
             until.left()
             answers[key] = error
