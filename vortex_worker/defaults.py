@@ -2,3 +2,4 @@
 
 MAX_FRAME = 16 << 20  # 16 MiB
 HEARTBEAT_MS = 100
+ZYGOTE_MESSAGE = 1 << 17  # 128 KiB: the most that a zygote reads at once

@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from vortex_worker._core import process
 from vortex_worker.config import WorkerConfig
+from vortex_worker.defaults import ZYGOTE_MESSAGE
 from vortex_worker.errors import ConfigError
 from vortex_worker.sandbox.stages import Programs, programs, remember_programs, visible
 
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 
     from vortex_worker.executor.registry import Registry
 
-_MOST = 1 << 17  # bytes of one message
 _SCRATCH = 8 << 20  # bytes of memory to rehearse in
 _BEREFT = signal.SIGPWR  # which nobody else sends
 _QUIET = 0.2  # s without a message, after which there is leisure
@@ -95,7 +95,7 @@ class Zygote:
             for fd, _ in events:
                 if fd == self._control.fileno():
                     try:
-                        data, fds, _, _ = socket.recv_fds(self._control, _MOST, 3)
+                        data, fds, _, _ = socket.recv_fds(self._control, ZYGOTE_MESSAGE, 3)
                     except ConnectionError:
                         data = b""
                     if not data:

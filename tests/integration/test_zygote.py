@@ -12,7 +12,7 @@ import torch
 from conftest import SETTINGS, gone, pid_of, started, until
 
 import vortex_worker as vw
-from vortex_worker.errors import LaunchError, SandboxViolation
+from vortex_worker.errors import ConfigError, LaunchError, SandboxViolation
 from vortex_worker.supervisor.nursery import Nursery
 
 
@@ -194,6 +194,39 @@ def test_a_forked_worker_has_the_filter_that_a_started_one_has(settings):
             found.add(worker["sandbox"]["filter_sha256"])
     assert len(found) == 1
     assert found != {""}
+
+
+def test_more_folders_than_can_be_passed_on_are_refused(tmp_path):
+    """A zygote that is asked for a worker in more bytes than it reads would end, and the next one too."""
+    folders = [tmp_path / f"{'x' * 200}{number}" for number in range(600)]
+    for folder in folders:
+        folder.mkdir()
+    with pytest.raises(ConfigError, match=r"custom_nodes and models, and what leads to them, take \d+ bytes"):
+        vw.Fabric(1, **SETTINGS | {"custom_nodes": folders})
+    with vw.Fabric(1, standby=0, **SETTINGS | {"custom_nodes": folders[:200]}) as fabric:
+        fabric.wait_ready(60)
+
+
+def test_filters_that_are_too_long_to_pass_on_are_compiled_by_the_zygote(tmp_path):
+    rules = "".join(
+        f'[[more.prctl]]\nreason = "none"\neq = [{{ index = 0, value = {5000 + n} }}, {{ index = 1, value = {n} }}]\n'
+        for n in range(380)
+    )
+    policy = tmp_path / "long.toml"
+    policy.write_text(f'extends = "execute"\n{rules}[default]\naction = "kill_process"\nreason = "none"\n')
+    with vw.Fabric(1, standby=0, policy=policy, **SETTINGS) as fabric:
+        fabric.wait_ready(60)
+        assert fabric.workers()[0]["sandbox"]["enforced"]
+
+
+def test_a_zygote_that_dies_of_every_order_is_not_started_for_ever(tmp_path, monkeypatch):
+    """It is ready each time."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\ndef fork(): raise RuntimeError('no forks today')\nos.fork = fork"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    with vw.Fabric(1, **SETTINGS) as fabric, pytest.raises(LaunchError, match="no forks today"):
+        fabric.wait_ready(60)
 
 
 def test_many_workers_are_asked_for_a_few_at_a_time(monkeypatch):

@@ -171,9 +171,7 @@ def test_a_view_that_would_fill_our_memory_is_not_copied(
 
 
 @pytest.mark.parametrize(("saving", "name", "slot"), [("SaveImage", "images", 0), ("SaveLatent", "samples", 1)])
-def test_a_view_of_ordinary_size_is_saved(
-    fabric: vw.Fabric, tmp_path: Path, saving: str, name: str, slot: int
-) -> None:
+def test_a_view_of_ordinary_size_is_saved(fabric: vw.Fabric, tmp_path: Path, saving: str, name: str, slot: int) -> None:
     workflow = {
         "1": node("Dot"),
         "2": node("Stretch", image=["1", 0], size=64),

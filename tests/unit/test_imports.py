@@ -28,10 +28,12 @@ MAY_IMPORT = {
     "engine": {"executor", "ipc", "bridge", "errors"},
     "main": {"config", "errors", "logging", "sandbox", "membership", "executor", "device", "engine", "ipc"},
     "zygote": {
-        "main", "membership", "engine", "executor", "device", "ipc", "sandbox", "_core", "config", "errors", "logging",
+        "main", "membership", "engine", "executor", "device", "ipc", "sandbox", "_core", "config", "defaults",
+        "errors", "logging",
     },
     "supervisor": {
-        "supervisor", "ipc", "shm", "bridge", "sandbox", "_core", "config", "defaults", "errors", "logging",
+        "supervisor", "ipc", "shm", "bridge", "sandbox", "_core", "config", "defaults",
+        "errors", "logging",
         "executor.ports", "executor.validation",
     },
     "examples": {"executor"},

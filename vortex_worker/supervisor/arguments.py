@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vortex_worker.config import DEVICES, is_device
+from vortex_worker.config import DEVICES, WorkerConfig, is_device
+from vortex_worker.defaults import ZYGOTE_MESSAGE
 from vortex_worker.errors import ConfigError
+
+_REST_OF_MESSAGE = 1 << 10  # bytes
 
 
 def check_range(name: str, value: int, low: int, high: int, why: str = "") -> None:
@@ -92,6 +96,16 @@ def folders_at(name: str, folders: Iterable[str | os.PathLike[str]]) -> tuple[st
             raise ConfigError(f"{name} is {os.fspath(folder)!r}: a path with ':' can't be passed to a worker")
         absolute.append(str(path))
     return tuple(absolute)
+
+
+def check_passable(config: WorkerConfig) -> None:
+    """Raises ConfigError if it is more than a worker can be passed."""
+    size, most = len(json.dumps(config.to_env())), ZYGOTE_MESSAGE - _REST_OF_MESSAGE
+    if size > most:
+        raise ConfigError(
+            f"custom_nodes and models, and what leads to them, take {size} bytes to pass on: {most} at most; "
+            "a folder above several is one"
+        )
 
 
 def spellings_of(folders: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:

@@ -170,6 +170,7 @@ class Fabric:
             self._results = Results(min(keep_results, lease_size // 4))
             self._memory = Memory(client_size, lease_size, workers + standby + _SPARE_LEASES)
             config = replace(config, shm_data=self._memory.arena.data_offset)
+            arguments.check_passable(config)
             self._crew = Crew(
                 config, workers, standby, self._memory, thread,
                 zygote=zygote, queue=queue, grace=grace, start_timeout=start_timeout,

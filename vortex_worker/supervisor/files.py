@@ -181,7 +181,8 @@ def check_extent(name: str, tensor: Any) -> None:
     size, own = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
     if size > max(own, _MOST_REPEATED):
         raise ValidationError(
-            f"{name} is a tensor of {size} bytes, of which {own} bytes are its own: of a view, {_MOST_REPEATED} are copied"
+            f"{name} is a tensor of {size} bytes, of which {own} bytes are its own: "
+            f"a view is copied up to {_MOST_REPEATED}"
         )
 
 

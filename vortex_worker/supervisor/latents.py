@@ -8,7 +8,15 @@ from typing import Any
 
 from vortex_worker.errors import ValidationError
 from vortex_worker.executor.ports import OpSpec, Param, Port
-from vortex_worker.supervisor.files import LATENT, ClientNode, Place, check_extent, check_writable, new_files, read_input
+from vortex_worker.supervisor.files import (
+    LATENT,
+    ClientNode,
+    Place,
+    check_extent,
+    check_writable,
+    new_files,
+    read_input,
+)
 
 
 def _read(params: Mapping[str, Any], place: Place) -> dict[str, Any]:

@@ -127,12 +127,13 @@ class Nursery:
             body = message.body
             if "ready" in body:
                 zygote.ready = True
-                self._starts.succeeded()
                 for number in self._sent:
                     self._loop.call_later(_LATE, self._check_born, zygote, number)
                 for link in self._crew.links():
                     self._guard(zygote, link)
             elif "forked" in body:
+                zygote.forked = True
+                self._starts.succeeded()
                 order, channels = self.orders.pop(body["forked"]), self._sent.pop(body["forked"])
                 channels.close_its()
                 process = WorkerProcess(body["pid"], message.pidfd, channels)
@@ -196,8 +197,9 @@ class Nursery:
         why = f"the zygote {describe_exit(status)}" + (f"; it wrote:\n{said}" if said else "")
         if zygote.ready:
             log.warning("%s; starting another", why.splitlines()[0])
+        if zygote.forked or (zygote.ready and not self.orders):
             self.open()
-        else:
+        else:  # before its time, or of the first that was ordered
             self._failed(why, status)
 
     def _failed(self, why: str, status: int | None) -> None:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vortex_worker.defaults import ZYGOTE_MESSAGE
 from vortex_worker.supervisor.environment import environment
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Zygote:
         self.pidfd = os.pidfd_open(self.pid)
         self.log_fd = log_read
         self.ready = False
+        self.forked = False  # once, at least
         self.alive = True
         self._socket = ours
         ours.setblocking(False)
@@ -88,7 +90,7 @@ class Zygote:
         return self._send({"fork": number, "config": config.to_env()}, [control, arena, log])
 
     def give_programs(self, config: WorkerConfig, programs: Programs) -> None:
-        """Spare it the compilation of filters. If it has no room for them now, it compiles them itself."""
+        """Spare it the compilation of filters. If it has no room for them, it compiles them itself."""
         self._send({"programs": programs.pack(), "config": config.to_env()}, [])
 
     def guard(self, pidfd: int) -> bool:
@@ -98,8 +100,11 @@ class Zygote:
     def _send(self, body: dict[str, Any], fds: list[int]) -> bool:
         import json
 
+        message = json.dumps(body).encode()
+        if len(message) > ZYGOTE_MESSAGE:
+            return False
         try:
-            socket.send_fds(self._socket, [json.dumps(body).encode()], fds)
+            socket.send_fds(self._socket, [message], fds)
         except OSError:
             return False
         return True
