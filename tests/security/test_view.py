@@ -302,6 +302,17 @@ def test_a_folder_that_became_a_link_stops_new_workers(fabric: vw.Fabric, folder
         fabric.run("Look", params={"path": str(folder / "real/models/secret")})
 
 
+@pytest.mark.parametrize("zygote", [True, False])
+def test_a_folder_that_is_gone_stops_new_workers_and_is_named(folder: Path, zygote: bool) -> None:
+    with vw.Fabric(1, standby=0, threads=1, models=folder / "other", zygote=zygote) as fabric:
+        fabric.wait_ready(60)
+        (folder / "other").rename(folder / "away")
+        (worker,) = fabric.workers()
+        os.kill(worker["pid"], signal.SIGKILL)
+        with pytest.raises(vw.errors.LaunchError, match=r"VORTEX_MODELS is .*other.*folders that exist"):
+            fabric.run("Identity", {"tensor": 1})
+
+
 REFUSED = """
 import ctypes, json, struct, sys
 import vortex_worker as vw
