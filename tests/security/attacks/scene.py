@@ -50,6 +50,8 @@ from vortex_worker.supervisor.vigil import Vigil
 HERE = Path(__file__).parent
 _WEAKENED = {"filter", "Landlock", "view", "isolation", "mapping"}  # layers that a worker puts in force itself
 _VICTIMS = ("supervisor", "zygote", "sibling", "bystander")
+#: Of a worker, which can't be traced, others don't see all that it is, nor whose a process is that it has started.
+_ROOT_SEES = {"state", "processes"}
 _DEADLINE = 0.5  # s, of a job that never ends
 _GRACE = 0.2  # s that it has after that
 _ENDLESS = 0.8  # s after both, when a job without a deadline is taken to be endless
@@ -226,13 +228,14 @@ class Scene:
             if effects:
                 self._restore()  # what it changed would change the next job, too
             self._go_on()
-            if not effects and witness.footprint(self._crew["worker"]) not in ({}, footprint):
-                self.fabric.reload(30)  # it left something behind in its own process
+            left = witness.footprint(self._crew["worker"])
+            if not effects and left and (left != footprint or left["descriptors"] is None):
+                self.fabric.reload(30)  # it left something behind in its own process, or may have
         except (AssertionError, JobError, LaunchError) as bad:
             self.broken = True
             effects.add("fabric")
             error = error or WorkerLost(f"after it: {bad}")
-        blind = {key for key in before if before[key] is None}
+        blind = {key for key in before if before[key] is None} | (_ROOT_SEES if os.geteuid() else set())
         return Report(effects, blind, answer["won"], answer["refused"], error)
 
     def _settle(self) -> None:
@@ -252,7 +255,7 @@ class Scene:
         return witness.mappings(worker), witness.footprint(worker)
 
     def _processes(self) -> dict[str, int]:
-        while len(links := self.fabric.workers() + self.fabric.standbys()) < 2:
+        while len(self.fabric._crew.links()) != 2 or len(links := self.fabric.workers() + self.fabric.standbys()) < 2:
             time.sleep(0.01)  # one is about to end
         worker, sibling = links
         with open(f"/proc/{worker['pid']}/status") as file:
@@ -300,7 +303,7 @@ class Scene:
             | own
             | {name: witness.victim(self._crew[name]) for name in ("zygote", "sibling")}
             | {
-                "processes": witness.strangers(f"PYTHON_VW_SCENE_{self._mark}".encode(), known),
+                "processes": witness.strangers(f"PYTHON_VW_SCENE_{self._mark}".encode(), known, worker),
                 "arena": (
                     os.fstat(self._arena.fd).st_size,
                     zlib.crc32(self._input.numpy()),
@@ -376,7 +379,8 @@ class Scene:
             os.ftruncate(self._arena.fd, self._arena.size)
         self.fabric.wait_ready(30)
         marker, known = f"PYTHON_VW_SCENE_{self._mark}".encode(), set(self._processes().values())
-        for pid in witness.strangers(marker, known | {link["pid"] for link in self.fabric.standbys()}):
+        known |= {link["pid"] for link in self.fabric.standbys()}
+        for pid in witness.strangers(marker, known, self._crew["worker"]):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.fabric.reload(30)

@@ -241,14 +241,15 @@ def mappings(pid: int) -> list[Any] | None:
     return readable(found)
 
 
-def strangers(marker: bytes, known: set[int]) -> set[int]:
-    """Processes that have ``marker`` in their environment, and are not known."""
+def strangers(marker: bytes, known: set[int], session: int) -> set[int]:
+    """Processes that have ``marker`` in their environment, or are of that session, and are not known."""
     found = set()
     for entry in os.listdir("/proc"):
         if entry.isdigit() and int(entry) not in known:
             with contextlib.suppress(OSError):
-                environment = Path(f"/proc/{entry}/environ").read_bytes()
-                if marker in environment:
+                if int(Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[3]) == session:
+                    found.add(int(entry))  # also where its environment may not be looked at
+                elif marker in Path(f"/proc/{entry}/environ").read_bytes():
                     found.add(int(entry))
     return found
 

@@ -109,7 +109,7 @@ def list_everything(world: Any) -> bool:
     return bool(os.listdir("/") + os.listdir("."))
 
 
-@attack("claim", LANDLOCK)
+@attack("claim", LANDLOCK, also_off=(ISOLATION,))
 def read_its_environment(world: Any) -> bool:
     """/proc/self/environ."""
     return bool(read("/proc/self/environ"))

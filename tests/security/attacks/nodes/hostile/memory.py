@@ -75,7 +75,7 @@ def write_by_proc_self_mem(world: Any) -> None:
         ctypes.memset(address, 0xFF, 8)
 
 
-@attack("claim", FILTER, LANDLOCK)
+@attack("claim", FILTER, LANDLOCK, also_off=(ISOLATION,))
 def change_code_by_proc_self_mem(world: Any) -> bool:
     """/proc/self/mem: into code of the C library, which is mapped read-only."""
     descriptor = os.open("/proc/self/mem", os.O_RDWR)

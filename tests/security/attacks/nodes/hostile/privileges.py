@@ -9,7 +9,7 @@ import struct
 import threading
 from typing import Any
 
-from .registry import FILTER, ISOLATION, LANDLOCK, attack
+from .registry import FILTER, ISOLATION, LANDLOCK, VIEW, attack
 from .tools import PAGE, carried_out, module, os, syscall, touch
 
 _ALLOW_ALL = struct.pack("=HBBI", 6, 0, 0, 0x7FFF_0000)
@@ -87,7 +87,7 @@ def raise_a_limit(world: Any) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 40))
 
 
-@attack("state", FILTER, ISOLATION)
+@attack("state", FILTER, ISOLATION, also_off=(VIEW,))
 def change_user(world: Any) -> None:
     """`setresuid`: become somebody else."""
     syscall("setresuid", 65534, 65534, 65534)
