@@ -53,7 +53,6 @@ _SCRATCH = 8 << 20  # bytes of memory to rehearse in
 _BEREFT = signal.SIGPWR  # which nobody else sends
 _QUIET = 0.2  # s without a message, after which there is leisure
 _LATEST = 1.0  # s after which it is taken, in steps between messages
-EXIT_BAD_CONFIG = 2  # as a worker that is started by itself
 EXIT_THREADS = 5  # something it imported had started a thread
 
 
@@ -135,6 +134,8 @@ class Zygote:
                     order["config"] | {"VORTEX_SOCKET": f"fd:{control}", "VORTEX_SHM_FD": str(arena)}
                 )
             except ConfigError as error:  # a folder that is gone meanwhile
+                from vortex_worker.main import EXIT_BAD_CONFIG
+
                 os.write(log, f"vortex-worker: {error}\n".encode())
                 os._exit(EXIT_BAD_CONFIG)
             return Birth(replace(config, threads=config.threads or self._threads), log)

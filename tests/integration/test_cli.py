@@ -499,3 +499,13 @@ def test_verbose_shows_what_nodes_print_and_texts_that_they_show_are_results(tmp
     assert plain.stdout == verbose.stdout == shown
     assert "the node said" not in plain.stderr
     assert "info: w0.1: the node said hello\\x1b[31m" in verbose.stderr
+
+
+def test_results_that_nobody_can_take_are_told_in_words(tmp_path):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*COMMAND, "run", str(workflow(tmp_path)), "--json"], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE,
+            text=True, timeout=120,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "standard output can't be written: No space left on device\n"

@@ -149,6 +149,7 @@ def test_a_picture_that_its_format_can_not_hold(fabric: vw.Fabric, tmp_path: Pat
     workflow = {"1": node("Picture", height=1, width=20_000), "2": node("SaveAnimatedWEBP", images=["1", 0])}
     with pytest.raises(ValidationError, match="16383"):
         fabric.run_workflow(workflow, output_dir=tmp_path)
+    assert not list(tmp_path.iterdir())  # nor half a file: nobody would know that it is none
 
 
 @pytest.mark.parametrize(("saving", "name", "slot"), [("SaveImage", "images", 0), ("SaveLatent", "samples", 1)])

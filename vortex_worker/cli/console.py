@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 
+import click
 from rich.console import Console
 from rich.text import Text
 
@@ -19,6 +21,16 @@ def diagnostics(*, verbose: bool = False) -> Console:
     if verbose:
         logging.getLogger("vortex_worker").setLevel(logging.INFO)
     return console
+
+
+def tell(text: str) -> None:
+    """A result, as a line on standard output. Ends the command where that takes no more."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python tries once more when it ends
+        click.echo(f"standard output can't be written: {error.strerror}", err=True)
+        raise SystemExit(1) from None
 
 
 class _Handler(logging.Handler):

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from vortex_worker.cli import EXIT_FAILED, EXIT_USAGE
 from vortex_worker.cli.changes import Changes
-from vortex_worker.cli.console import diagnostics
+from vortex_worker.cli.console import diagnostics, tell
 from vortex_worker.errors import ConfigError, JobError, VortexError, WorkflowError
 from vortex_worker.ipc.protocol import printable
 from vortex_worker.supervisor.fabric import Fabric
@@ -107,7 +107,7 @@ def _tell(result: WorkflowResult, learned: list[dict[str, object]] | None) -> No
     report = as_dict(result)
     if learned is not None:
         report["learned"] = learned
-    print(json.dumps(report), flush=True)
+    tell(json.dumps(report))
 
 
 def _told(console: Console, as_json: bool, error: VortexError, at: str = "") -> int:
@@ -194,7 +194,7 @@ def _fail(
         if isinstance(error, WorkflowError):
             details["problems"] = [{"node": node, "message": text} for node, text in error.problems]
             details["node_errors"] = error.node_errors
-        print(json.dumps({"ok": False, "error": details}, default=str), flush=True)
+        tell(json.dumps({"ok": False, "error": details}, default=str))
         return status
     where = (
         f" at node {escape(printable(error.details['node'], _MAX_NAME))}"
@@ -213,9 +213,9 @@ def _show(console: Console, result: WorkflowResult, *, quiet: bool, at: str) -> 
     for output in result.outputs:
         if output["node"] not in result.cached:
             for file in output.get("files", ()):
-                print(f"wrote {printable(file)}", flush=True)
+                tell(f"wrote {printable(file)}")
             for text in _texts(output.get("ui")):
-                print(f"{printable(output['node'], _MAX_NAME)}: {printable(text)}", flush=True)
+                tell(f"{printable(output['node'], _MAX_NAME)}: {printable(text)}")
     if quiet:
         return
     if not result.nodes:

@@ -363,11 +363,11 @@ class Fabric:
             ConfigError: it is no number from 1 to the most that this fabric has memory for, or takes more open
                 files than this process may have.
         """
-        most = min(256, self._memory.leases) - self._standby
-        room = f": shared memory has room for {most + self._standby} workers, {self._standby} of them standing by"
         from vortex_worker.supervisor.arguments import check_range
         from vortex_worker.supervisor.process import reserve_descriptors
 
+        most = min(256, self._memory.leases) - self._standby
+        room = f": shared memory has room for {most + self._standby} workers, {self._standby} of them standing by"
         check_range("workers", workers, 1, most, room)
         self._crew.check_open()
         reserve_descriptors(workers)

@@ -6,6 +6,7 @@ are plain numbers by then, and writes them here.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -169,6 +170,18 @@ def new_files(prefix: str, suffix: str, place: Place, width: int = 0, height: in
         except FileExistsError:
             continue
         yield file
+
+
+@contextlib.contextmanager
+def whole(file: BinaryIO) -> Iterator[BinaryIO]:
+    """Close it in the end; if it could not be written, there is no such file."""
+    try:
+        with file:
+            yield file
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(file.name)
+        raise
 
 
 def check_extent(name: str, tensor: Any) -> None:

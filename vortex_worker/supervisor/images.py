@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from vortex_worker.errors import ValidationError
 from vortex_worker.executor.ports import OpSpec, Param, Port
-from vortex_worker.supervisor.files import IMAGE, ClientNode, Place, check_extent, check_writable, new_files, read_input
+from vortex_worker.supervisor.files import (
+    IMAGE,
+    ClientNode,
+    Place,
+    check_extent,
+    check_writable,
+    new_files,
+    read_input,
+    whole,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Exif, Image
@@ -35,7 +44,7 @@ def _save(inputs: Mapping[str, Any], params: Mapping[str, Any], place: Place) ->
         files = new_files(params["filename_prefix"], _SUFFIX[form], place, *(pictures[0].size if pictures else (0, 0)))
         written = []
         for picture, file in zip(pictures, files, strict=False):
-            with file:
+            with whole(file):
                 if form == "png":
                     picture.save(file, format="PNG", pnginfo=_png_texts(place))
                 else:
@@ -52,8 +61,7 @@ def _save_animated(inputs: Mapping[str, Any], params: Mapping[str, Any], place: 
     if not pictures:
         raise ValidationError("images has no picture: there is nothing to animate")
     try:
-        file = next(new_files(params["filename_prefix"], ".webp", place, *pictures[0].size))
-        with file:
+        with whole(next(new_files(params["filename_prefix"], ".webp", place, *pictures[0].size))) as file:
             pictures[0].save(
                 file, format="WEBP", save_all=True, append_images=pictures[1:], duration=int(1000 / params["fps"]),
                 lossless=params["lossless"], quality=params["quality"], exif=_exif(pictures[0], place),

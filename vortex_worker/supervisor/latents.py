@@ -16,6 +16,7 @@ from vortex_worker.supervisor.files import (
     check_writable,
     new_files,
     read_input,
+    whole,
 )
 
 
@@ -44,7 +45,7 @@ def _save(inputs: Mapping[str, Any], params: Mapping[str, Any], place: Place) ->
         name: json.dumps(value, default=str) for name, value in {"prompt": place.prompt, **place.extra}.items() if value
     }
     try:
-        with next(new_files(params["filename_prefix"], ".latent", place)) as file:
+        with whole(next(new_files(params["filename_prefix"], ".latent", place))) as file:
             file.write(save(tensors, metadata))
     except OSError as error:
         raise ValidationError(f"latents can't be written to {place.output_dir!r}: {error.strerror}") from None
