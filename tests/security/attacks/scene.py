@@ -87,6 +87,12 @@ class Report(NamedTuple):
         return f"changed {sorted(self.effects) or 'nothing'}, {'claims to have won, ' if self.claim else ''}{how}"
 
 
+def _count_own_descriptors(after: float) -> int:
+    """Some are open for a moment only: files in /proc that the fabric's thread reads. So: the fewest of several."""
+    time.sleep(after)
+    return len(os.listdir("/proc/self/fd"))
+
+
 class Scene:
     """One fabric, whose workers lack the layers ``off``. Use it as a context manager."""
 
@@ -309,7 +315,7 @@ class Scene:
                     zlib.crc32(self._input.numpy()),
                     zlib.crc32(self._sibling_result.numpy()),
                 ),
-                "supervisor descriptors": len(os.listdir("/proc/self/fd")),
+                "supervisor descriptors": min(map(_count_own_descriptors, (0, 0.002, 0.002))),
             }
         )
 
