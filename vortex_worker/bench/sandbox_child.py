@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import sys
 import time
 from typing import Any
@@ -82,6 +83,7 @@ def sample(policy: str) -> None:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    _shift = bytearray(random.randrange(4096) * 64)  # the heap lies elsewhere in each: no layout is on one side only
     first, last = torch.nn.Conv2d(4, 64, 3, padding=1), torch.nn.Conv2d(64, 4, 3, padding=1)
 
     def network(x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
@@ -99,7 +101,7 @@ def sample(policy: str) -> None:
         for _ in sys.stdin if policy != "strict" else ("once: there, nothing is read",):
             begun = time.perf_counter()
             steps = 0
-            while (spent := time.perf_counter() - begun) < 0.3:
+            while (spent := time.perf_counter() - begun) < 0.2:
                 x = SAMPLERS["dpmpp_2m"](guided(model, *cond, 2.0, start), start, sigmas)
                 steps += len(sigmas) - 1
             digest = hashlib.sha256(x.numpy().data).hexdigest()
