@@ -89,6 +89,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def test_attack(scenes: Any, lacks: frozenset[str], name: str, stopped: bool) -> None:
     case = ATTACKS[name]
     report = scenes(lacks).attack(case)
+    assert "not tried" not in str(report), str(report)
     if stopped:
         # Where some layers are off, an attack may do this and that on its way: what it is about counts.
         assert not (report.effects & {case.effect, "leak", "fabric"} if lacks else report.effects), str(report)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import json
+import mmap
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from vortex_worker.executor import AbstractExecutor, Param, Port
 
 from .registry import ATTACKS
+from .tools import libc
 
 
 class Attack(AbstractExecutor):
@@ -24,7 +26,10 @@ class Attack(AbstractExecutor):
 
     def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
         world = SimpleNamespace(**json.loads(params["world"]), node=self, tensor=inputs["tensor"])
-        inform(world)
+        try:
+            inform(world)
+        except Exception as error:
+            raise RuntimeError(f"not tried: nothing known of this process: {error!r}") from error
         loot, refused = None, ""
         try:
             loot = ATTACKS[params["name"]].function(world)
@@ -52,6 +57,13 @@ def pointers(arena: Any) -> list[int]:
     count, the address of the whole, its size, and theirs.
     """
     words = (ctypes.c_uint64 * 8).from_address(id(arena))[2:]
-    heap = [word for word in words if word > 1 << 30 and word % 16 == 0]
+    heap = [word for word in words if word % 16 == 0 and mapped(word)]
     structs = [(ctypes.c_uint64 * 4).from_address(word)[:] for word in heap]
     return [head for _, base, _, head in structs if base == arena.address]
+
+
+def mapped(address: int) -> bool:
+    """Whether there is memory. A heap may begin anywhere: low, where Python is built at a fixed address."""
+    page = mmap.PAGESIZE
+    start = ctypes.c_void_p(address // page * page)
+    return bool(address >= page and libc.madvise(start, ctypes.c_size_t(page), mmap.MADV_NORMAL) == 0)
