@@ -46,6 +46,16 @@ def test_an_unchanged_node_is_not_run_again(fabric):
     assert ran(fabric.run_workflow(NOISE, settings={"noise.seed": 12})) == {"noise", "twice", "thrice"}
 
 
+def test_a_value_that_says_the_same_in_another_type_is_the_same(fabric):
+    first = fabric.run_workflow(NOISE, settings={"noise.seed": 31})
+    assert ran(fabric.run_workflow(NOISE, settings={"noise.seed": "31", "twice.factor": 2})) == set()
+    assert ran(fabric.run_workflow(NOISE, settings={"noise.seed": 31.0, "twice.factor": "2.0"})) == set()
+    changed = fabric.run_workflow(NOISE, settings={"noise.seed": 31, "twice.factor": "4"}).values["twice"]["tensor"]
+    assert torch.equal(changed, 2 * first.values["twice"]["tensor"])
+    with pytest.raises(ValidationError, match="'factor' is '4'"):  # a program's own values are taken as they are
+        fabric.run("Scale", {"tensor": torch.ones(2)}, {"factor": "4"})
+
+
 def test_a_kept_tensor_that_the_caller_wrote_to_is_made_anew(fabric):
     first = fabric.run_workflow(NOISE, settings={"noise.seed": 21}).values["twice"]["tensor"]
     before = first.clone()

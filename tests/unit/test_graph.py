@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from vortex_worker.errors import WorkflowError
 from vortex_worker.executor.ports import OpSpec, Param, Port
 from vortex_worker.supervisor.check import check, drop_unknown
+from vortex_worker.supervisor.conversion import converted
 from vortex_worker.supervisor.graph import Graph, Node, is_link
 
 SPECS = {
@@ -46,6 +47,44 @@ def test_a_good_workflow_passes_and_its_aliases_are_renamed():
     graph = Graph.read(GOOD)
     check(graph, SPECS)
     assert graph.nodes["3"].links == {"model": ("1", 0), "latent": ("2", 0)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "taken"),
+    [
+        ("INT", "4", 4), ("INT", 4.0, 4), ("INT", " -7\n", -7), ("INT", str(2**64 - 1), 2**64 - 1), ("INT", 2.5, 2.5),
+        ("INT", "4.0", "4.0"), ("INT", True, True), ("INT", "", ""), ("INT", "9" * 5000, "9" * 5000),
+        ("INT", None, None), ("INT", float("inf"), float("inf")), ("FLOAT", "4", 4.0), ("FLOAT", 4, 4.0), ("FLOAT", "-1e-3", -0.001),
+        ("FLOAT", "nan", "nan"), ("FLOAT", "1e999", "1e999"), ("FLOAT", 10**400, 10**400), ("FLOAT", True, True),
+        ("STRING", 4, "4"), ("STRING", 0.5, "0.5"), ("STRING", True, "True"), ("STRING", None, None),
+        ("STRING", ["a"], ["a"]), ("BOOLEAN", 0, False), ("BOOLEAN", 2.0, True),
+        ("BOOLEAN", "", False), ("BOOLEAN", "false", True), ("BOOLEAN", None, None), ("BOOLEAN", [], []),
+        ("CHOICE", 4, 4), ("*", "4", "4"), ("LIST", {"__value__": ["3", 0]}, ["3", 0]), ("INT", {"__value__": "4"}, 4),
+        ("ANY", {"value": 1}, {"value": 1}),
+    ],
+)  # fmt: skip
+def test_values_become_the_type_that_is_declared_or_stay(kind, given, taken):
+    value = converted(kind, given)
+    assert (value, type(value)) == (taken, type(taken))
+
+
+def test_a_number_of_too_many_digits_stays_one():
+    huge = 10**5000  # Python refuses to write it out
+    assert converted("STRING", huge) is converted("FLOAT", huge) is huge
+
+
+def test_values_of_a_workflow_are_converted_before_they_are_checked():
+    graph = Graph.read(with_inputs("3", steps="100"))
+    check(graph, SPECS)
+    assert graph.nodes["3"].values["steps"] == 100
+    with pytest.raises(WorkflowError) as caught:
+        check(Graph.read(with_inputs("3", steps="0")), SPECS)
+    assert [problem.type for problem in caught.value.found] == ["value_smaller_than_min"]
+    with pytest.raises(WorkflowError) as caught:
+        check(Graph.read(with_inputs("3", steps="four")), SPECS)
+    (error,) = caught.value.node_errors["3"]["errors"]
+    assert (error["type"], error["details"]) == ("invalid_input_type", "steps")
+    assert error["extra_info"] == {"input_name": "steps", "received_value": "four"}
 
 
 def test_reads_a_file(tmp_path):
@@ -89,6 +128,8 @@ def test_a_missing_file_is_told_so(tmp_path):
         (with_inputs("3", step=3), "3", "no input 'step'; did you mean 'steps'"),
         (with_inputs("3", steps=0), "3", "'steps' is 0: it takes a whole number, 1 to 100"),
         (with_inputs("3", steps=2.5), "3", "'steps' is 2.5"),
+        (with_inputs("3", steps="101"), "3", "'steps' is 101: it takes a whole number, 1 to 100"),
+        (with_inputs("3", steps="four"), "3", "'steps' is 'four': it takes a whole number, 1 to 100"),
         (with_inputs("3", steps=True), "3", "'steps' is True"),
         (with_inputs("3", name="eulr"), "3", "did you mean 'euler'"),
         (with_inputs("2", seed=-1), "2", "at least 0"),

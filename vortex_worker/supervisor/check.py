@@ -14,6 +14,7 @@ from vortex_worker.errors import Problem, WorkflowError
 from vortex_worker.executor.ports import REQUIRED, OpSpec, Param
 from vortex_worker.executor.validation import a, few, near, param_problem
 from vortex_worker.ipc.protocol import printable
+from vortex_worker.supervisor.conversion import converted
 from vortex_worker.supervisor.graph import Graph, Node, short
 
 #: Names that one check compares with misspelt ones, at some microseconds each: in a large workflow that is all wrong,
@@ -35,7 +36,8 @@ def check(graph: Graph, specs: Mapping[str, OpSpec], only: Collection[str] | Non
 def problems_of(
     graph: Graph, specs: Mapping[str, OpSpec], only: Collection[str] | None = None, failed: Collection[str] = ()
 ) -> list[Problem]:
-    """Every problem of a graph, by node id. Renames aliases to the ports' names.
+    """Every problem of a graph, by node id. Renames aliases to the ports' names, and converts plain values to the
+    types that are declared, before anything looks at their bounds or signs them.
 
     Args:
         only: the nodes that are to run, if not all.
@@ -56,6 +58,7 @@ def problems_of(
             problems.append(Problem(node.id, text, "missing_node_type", class_type=node.class_type))
         else:
             _rename_aliases(node, spec)
+            _convert(node, spec)
             problems += _node_problems(graph, node, spec, specs, guess)
     stuck = [key for key in cycle(graph) if only is None or key in only]
     problems += [
@@ -218,3 +221,9 @@ def _rename_aliases(node: Node, spec: OpSpec) -> None:
                 if alias in held and port.name not in held:
                     held[port.name] = held.pop(alias)
                     node.written[port.name] = alias
+
+
+def _convert(node: Node, spec: OpSpec) -> None:
+    for declared in (*spec.inputs, *spec.params):
+        if declared.name in node.values:
+            node.values[declared.name] = converted(declared.type, node.values[declared.name])
