@@ -52,14 +52,15 @@ def test_a_good_workflow_passes_and_its_aliases_are_renamed():
 @pytest.mark.parametrize(
     ("kind", "given", "taken"),
     [
-        ("INT", "4", 4), ("INT", 4.0, 4), ("INT", " -7\n", -7), ("INT", str(2**64 - 1), 2**64 - 1), ("INT", 2.5, 2.5),
-        ("INT", "4.0", "4.0"), ("INT", True, True), ("INT", "", ""), ("INT", "9" * 5000, "9" * 5000),
-        ("INT", None, None), ("INT", float("inf"), float("inf")), ("FLOAT", "4", 4.0), ("FLOAT", 4, 4.0), ("FLOAT", "-1e-3", -0.001),
-        ("FLOAT", "nan", "nan"), ("FLOAT", "1e999", "1e999"), ("FLOAT", 10**400, 10**400), ("FLOAT", True, True),
-        ("STRING", 4, "4"), ("STRING", 0.5, "0.5"), ("STRING", True, "True"), ("STRING", None, None),
-        ("STRING", ["a"], ["a"]), ("BOOLEAN", 0, False), ("BOOLEAN", 2.0, True),
-        ("BOOLEAN", "", False), ("BOOLEAN", "false", True), ("BOOLEAN", None, None), ("BOOLEAN", [], []),
-        ("CHOICE", 4, 4), ("*", "4", "4"), ("LIST", {"__value__": ["3", 0]}, ["3", 0]), ("INT", {"__value__": "4"}, 4),
+        ("INT", "4", 4), ("INT", 4.0, 4), ("INT", " -7\n", -7), ("INT", str(2**64 - 1), 2**64 - 1),
+        ("INT", 2.5, 2.5), ("INT", "4.0", "4.0"), ("INT", True, True), ("INT", "", ""),
+        ("INT", "9" * 5000, "9" * 5000), ("INT", None, None), ("INT", float("inf"), float("inf")),
+        ("FLOAT", "4", 4.0), ("FLOAT", 4, 4.0), ("FLOAT", "-1e-3", -0.001), ("FLOAT", "nan", "nan"),
+        ("FLOAT", "1e999", "1e999"), ("FLOAT", 10**400, 10**400), ("FLOAT", True, True), ("STRING", 4, "4"),
+        ("STRING", 0.5, "0.5"), ("STRING", True, "True"), ("STRING", None, None), ("STRING", ["a"], ["a"]),
+        ("BOOLEAN", 0, False), ("BOOLEAN", 2.0, True), ("BOOLEAN", "", False), ("BOOLEAN", "false", True),
+        ("BOOLEAN", None, None), ("BOOLEAN", [], []), ("CHOICE", 4, 4), ("*", "4", "4"),
+        ("LIST", {"__value__": ["3", 0]}, ["3", 0]), ("INT", {"__value__": "4"}, 4),
         ("ANY", {"value": 1}, {"value": 1}),
     ],
 )  # fmt: skip

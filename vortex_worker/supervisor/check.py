@@ -224,6 +224,7 @@ def _rename_aliases(node: Node, spec: OpSpec) -> None:
 
 
 def _convert(node: Node, spec: OpSpec) -> None:
-    for declared in (*spec.inputs, *spec.params):
-        if declared.name in node.values:
-            node.values[declared.name] = converted(declared.type, node.values[declared.name])
+    types = {port.name: port.type for port in spec.inputs} | {param.name: param.type for param in spec.params}
+    for name, value in node.values.items():
+        if name in types:
+            node.values[name] = converted(types[name], value)

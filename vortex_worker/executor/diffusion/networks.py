@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vortex_worker.executor.nodes.sampling.guidance import SIZES
+from vortex_worker.executor.nodes.sampling.conditioning import SIZES
 from vortex_worker.executor.nodes.sampling.model import DiffusionModel
 
 

@@ -12,6 +12,9 @@ _CONDITIONING = (Port("conditioning", "CONDITIONING"),)
 _SIDE: dict[str, Any] = {"default": 1024, "minimum": 0, "maximum": 16384, "doc": "pixels"}
 _OFFSET: dict[str, Any] = {"default": 0, "minimum": 0, "maximum": 16384, "doc": "pixels"}
 
+_STRENGTH = Param("strength", "FLOAT", default=1.0, minimum=0.0, maximum=10.0)
+_AREA = ("height", "width", "y", "x")  # as conditionings have it
+
 
 class CLIPTextEncode(AbstractExecutor):
     """Encode a prompt: "(word:1.2)" weighs more, "(word)" 1.1 times as much. Any length."""
@@ -137,6 +140,110 @@ class ConditioningAverage(_OfTwo):
         return {"conditioning": mixed}
 
 
+class ConditioningCombine(AbstractExecutor):
+    """Both of two conditionings: the model is asked each, and the mean of what it says is taken."""
+
+    op_type = "ConditioningCombine"
+    input_ports = (Port("conditioning_1", "CONDITIONING"), Port("conditioning_2", "CONDITIONING"))
+    output_ports = _CONDITIONING
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        return {"conditioning": [*inputs["conditioning_1"], *inputs["conditioning_2"]]}
+
+
+class ConditioningSetArea(AbstractExecutor):
+    """Have a conditioning hold in a rectangle; where it holds beside others, strengths are the shares of a mean."""
+
+    op_type = "ConditioningSetArea"
+    input_ports = _CONDITIONING
+    output_ports = _CONDITIONING
+    params = (
+        *(Param(name, "INT", default=64, minimum=64, maximum=16384, doc="pixels") for name in ("width", "height")),
+        *(Param(name, "INT", default=0, minimum=0, maximum=16384, doc="pixels") for name in ("x", "y")),
+        _STRENGTH,
+    )
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        area = [params[name] // 8 for name in _AREA]
+        return _with(inputs, area=area, strength=params["strength"], set_area_to_bounds=False)
+
+
+class ConditioningSetAreaPercentage(AbstractExecutor):
+    """Have a conditioning hold in a rectangle, in shares of the picture."""
+
+    op_type = "ConditioningSetAreaPercentage"
+    input_ports = _CONDITIONING
+    output_ports = _CONDITIONING
+    params = (
+        *(Param(name, "FLOAT", default=1.0, minimum=0.0, maximum=1.0) for name in ("width", "height")),
+        *(Param(name, "FLOAT", default=0.0, minimum=0.0, maximum=1.0) for name in ("x", "y")),
+        _STRENGTH,
+    )
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        area = ["percentage", *(params[name] for name in _AREA)]
+        return _with(inputs, area=area, strength=params["strength"], set_area_to_bounds=False)
+
+
+class ConditioningSetAreaStrength(AbstractExecutor):
+    """Set what a conditioning weighs beside others."""
+
+    op_type = "ConditioningSetAreaStrength"
+    input_ports = _CONDITIONING
+    output_ports = _CONDITIONING
+    params = (_STRENGTH,)
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        return _with(inputs, **params)
+
+
+class ConditioningSetMask(AbstractExecutor):
+    """Have a conditioning weigh as much as a mask says, which is resized to the picture."""
+
+    op_type = "ConditioningSetMask"
+    input_ports = (*_CONDITIONING, Port("mask", "MASK"))
+    output_ports = _CONDITIONING
+    params = (
+        _STRENGTH,
+        Param(
+            "set_cond_area",
+            "CHOICE",
+            default="default",
+            choices=("default", "mask bounds"),
+            doc="mask bounds: the model sees the rectangle around the mask alone",
+        ),
+    )
+
+    def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
+        mask = inputs["mask"]
+        if mask.dim() >= 2 and 0 not in mask.shape:
+            return []
+        return [f"'mask' is a tensor {list(mask.shape)}: it takes [batch, height, width], none of them 0"]
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        bounds = params["set_cond_area"] == "mask bounds"
+        return _with(inputs, mask=inputs["mask"], mask_strength=params["strength"], set_area_to_bounds=bounds)
+
+
+class ConditioningSetTimestepRange(AbstractExecutor):
+    """Have a conditioning hold for a part of the way from noise, 0, to picture, 1."""
+
+    op_type = "ConditioningSetTimestepRange"
+    input_ports = _CONDITIONING
+    output_ports = _CONDITIONING
+    params = (
+        Param("start", "FLOAT", default=0.0, minimum=0.0, maximum=1.0),
+        Param("end", "FLOAT", default=1.0, minimum=0.0, maximum=1.0),
+    )
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        return _with(inputs, start_percent=params["start"], end_percent=params["end"])
+
+
+def _with(inputs: dict[str, Any], **options: Any) -> dict[str, Any]:
+    return {"conditioning": [[tensor, {**given, **options}] for tensor, given in inputs["conditioning"]]}
+
+
 def _problems(clip: Any, params: dict[str, Any], texts: tuple[str, ...]) -> list[str]:
     from vortex_worker.executor.diffusion.prompt import MAX_LENGTH
     from vortex_worker.executor.diffusion.text import TextEncoder
@@ -157,4 +264,10 @@ EXECUTORS = (
     ConditioningZeroOut,
     ConditioningConcat,
     ConditioningAverage,
+    ConditioningCombine,
+    ConditioningSetArea,
+    ConditioningSetAreaPercentage,
+    ConditioningSetAreaStrength,
+    ConditioningSetMask,
+    ConditioningSetTimestepRange,
 )

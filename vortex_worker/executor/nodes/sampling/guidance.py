@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from vortex_worker import device
 from vortex_worker.errors import ValidationError
+from vortex_worker.executor.nodes.sampling.conditioning import (
+    REGIONAL,
+    Conditioning,
+    is_plain,
+    problem_of,
+    tensors_of,
+)
 from vortex_worker.executor.nodes.sampling.model import DiffusionModel
+from vortex_worker.executor.nodes.sampling.regions import Averages
 
-Conditioning = Sequence[Any]  # of [tensor, dict], as ComfyUI's
 Estimate = TypeVar("Estimate", Tensor, tuple[Tensor, Tensor])
-#: What SDXL was trained to be told of a picture, in its order.
-SIZES = ("height", "width", "crop_h", "crop_w", "target_height", "target_width")
-_OPTIONS = {"pooled_output", *SIZES}
 
 
 def guided(
@@ -30,7 +34,13 @@ def guided(
         ValidationError: a conditioning that does not fit the batch.
     """
     if scale == 1.0:
-        cond, extras = condition(model, positive, "positive", like)
+        _check(model, like, positive=positive)
+        if not is_plain(positive) or any(map(REGIONAL.intersection, (options for _, options in negative))):
+            if negative:  # its areas count
+                _check(model, like, negative=negative)
+            averages = Averages(model, (positive, negative), like, count=1)
+            return lambda x, sigma: averages(x, sigma)[0]
+        cond, extras = tensors_of(model, positive[0], like)
 
         def plain(x: Tensor, sigma: float) -> Tensor:
             return model.denoise(x, sigma, cond, **extras)
@@ -51,36 +61,41 @@ def pair(
     """``(x, sigma) → (guided, unguided)``: what CFG++ samplers ask.
 
     Both conditionings in one batch, so one call of the network a step. Two calls where their shapes or dtypes
-    differ; and from where memory runs out on, as two halves may fit where the whole doesn't.
+    differ; and from where memory runs out on, as two halves may fit where the whole doesn't. Conditionings of several
+    entries, or with areas and such, are ``Averages``.
 
     Raises:
         ValidationError: a conditioning that does not fit the batch.
     """
-    cond, extras = condition(model, positive, "positive", like)
-    uncond, unextras = condition(model, negative, "negative", like)
+    _check(model, like, positive=positive, negative=negative)
+    ask: Callable[[Tensor, float], Sequence[Tensor]]
+    if not (is_plain(positive) and is_plain(negative)):
+        ask = Averages(model, (positive, negative), like, count=2)
+    else:
+        cond, extras = tensors_of(model, positive[0], like)
+        uncond, unextras = tensors_of(model, negative[0], like)
 
-    def apart(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        without = model.denoise(x, sigma, uncond, **unextras)
-        return model.denoise(x, sigma, cond, **extras), without
+        def apart(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+            without = model.denoise(x, sigma, uncond, **unextras)
+            return model.denoise(x, sigma, cond, **extras), without
 
-    ask = apart
-    if _alike({"": cond, **extras}, {"": uncond, **unextras}):
-        both = torch.cat([cond, uncond])
-        both_extras = {name: torch.cat([tensor, unextras[name]]) for name, tensor in extras.items()}
+        ask = apart
+        if _alike({"": cond, **extras}, {"": uncond, **unextras}):
+            both = torch.cat([cond, uncond])
+            both_extras = {name: torch.cat([tensor, unextras[name]]) for name, tensor in extras.items()}
 
-        def together(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-            nonlocal ask
-            try:
-                with_, without = model.denoise(torch.cat([x, x]), sigma, both, **both_extras).chunk(2)
-                return with_, without
-            except (RuntimeError, MemoryError) as error:
-                if not device.is_oom(error):
-                    raise
-            ask = apart  # here the failed call's tensors are gone
-            device.empty_cache()
-            return apart(x, sigma)
+            def together(x: Tensor, sigma: float) -> Sequence[Tensor]:
+                nonlocal ask
+                try:
+                    return model.denoise(torch.cat([x, x]), sigma, both, **both_extras).chunk(2)
+                except (RuntimeError, MemoryError) as error:
+                    if not device.is_oom(error):
+                        raise
+                ask = apart  # here the failed call's tensors are gone
+                device.empty_cache()
+                return apart(x, sigma)
 
-        ask = together
+            ask = together
 
     def answer(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
         with_, without = ask(x, sigma)
@@ -136,42 +151,7 @@ def _alike(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
     )
 
 
-def condition(
-    model: DiffusionModel, conditioning: Conditioning, name: str, like: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The tensor of a conditioning, [batch, …], and the model's extras; a first dimension of 1 serves the whole batch.
-
-    Raises:
-        ValidationError: several entries, areas or masks, or another batch.
-    """
-    if problem := problem_of(model, conditioning, name, len(like)):
-        raise ValidationError(problem, problems=[problem])
-    tensor, options = conditioning[0]
-    extras = model.extras(options, like) if model.extras else {}
-
-    def fitted(tensor: Tensor) -> Tensor:
-        tensor = tensor.to(like.device)
-        return tensor.expand(len(like), *tensor.shape[1:])
-
-    return fitted(tensor), {key: fitted(value) for key, value in extras.items()}
-
-
-def problem_of(model: DiffusionModel, conditioning: Conditioning, name: str, batch: int) -> str | None:
-    """What keeps a conditioning from a model and a batch of that size, or None."""
-    if len(conditioning) != 1:
-        return f"{name!r} combines {len(conditioning)} conditionings: it takes one"
-    tensor, options = conditioning[0]
-    if unknown := sorted(str(key) for key in set(options) - _OPTIONS):
-        return f"{name!r} has {', '.join(unknown)}, which are not supported"
-    if tensor.dim() < 1 or tensor.shape[0] not in (1, batch):
-        return f"{name!r} is a tensor {list(tensor.shape)}: its first dimension must be 1 or {batch}"
-    if model.cond_width not in (None, tensor.shape[-1]):
-        return f"{name!r} is of width {tensor.shape[-1]}: this model takes {model.cond_width}, of its own text encoder"
-    if model.extras is None:
-        return None
-    pooled = options.get("pooled_output")
-    if not isinstance(pooled, Tensor) or pooled.dim() != 2 or pooled.shape[0] not in (1, batch):
-        return f"{name!r} has no pooled_output [1 or {batch}, width], which this model takes"
-    if bad := sorted(key for key in options if key in SIZES and not isinstance(options[key], int)):
-        return f"{name!r} has {', '.join(bad)}, which must be whole numbers"
-    return None
+def _check(model: DiffusionModel, like: Tensor, **conditionings: Conditioning) -> None:
+    problems = [problem for name, given in conditionings.items() if (problem := problem_of(model, given, name, like))]
+    if problems:
+        raise ValidationError("; ".join(problems), problems=problems)

@@ -153,16 +153,14 @@ def _model_problems(model: Any) -> list[str]:
 
 def _problems(inputs: dict[str, Any]) -> list[str]:
     """What keeps these inputs from being sampled, by name."""
-    from vortex_worker.executor.nodes.sampling.guidance import problem_of
+    from vortex_worker.executor.nodes.sampling.conditioning import problem_of
 
     model, latent = inputs["model"], inputs["latent"]
     if problems := _model_problems(model):
         return problems
     samples: Tensor = latent["samples"]
     problems = [
-        problem
-        for name in ("positive", "negative")
-        if (problem := problem_of(model, inputs[name], name, samples.shape[0]))
+        problem for name in ("positive", "negative") if (problem := problem_of(model, inputs[name], name, samples))
     ]
     if model.latent_channels not in (None, samples.shape[1]) and samples.any():
         problems.append(f"'latent' has {samples.shape[1]} channels: it takes {model.latent_channels}")

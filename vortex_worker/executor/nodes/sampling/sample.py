@@ -12,7 +12,8 @@ from torch.nn.functional import interpolate
 from vortex_worker.executor.context import JobContext
 from vortex_worker.executor.nodes.sampling import noise
 from vortex_worker.executor.nodes.sampling.brownian import BrownianNoise
-from vortex_worker.executor.nodes.sampling.guidance import Conditioning, guided, masked, pair
+from vortex_worker.executor.nodes.sampling.conditioning import Conditioning
+from vortex_worker.executor.nodes.sampling.guidance import guided, masked, pair
 from vortex_worker.executor.nodes.sampling.model import DiffusionModel
 from vortex_worker.executor.nodes.sampling.samplers import BROWNIAN, CFG_PP, EXPLODING, FLOW_RULE, SAMPLERS
 from vortex_worker.executor.nodes.sampling.samplers.ancestral import flow_levels
