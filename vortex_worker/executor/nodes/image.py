@@ -287,6 +287,39 @@ class ImageCrop(AbstractExecutor):
         return {"image": inputs["image"][:, y : y + params["height"], x : x + params["width"]]}
 
 
+class ImageCompositeMasked(AbstractExecutor):
+    """Lay images over others, where a mask says; alpha is the lower ones'."""
+
+    op_type = "ImageCompositeMasked"
+    input_ports = (Port("destination", "IMAGE"), Port("source", "IMAGE"), Port("mask", "MASK", optional=True))
+    output_ports = _IMAGE
+    params = (
+        Param("x", "INT", default=0, minimum=0, maximum=_MAX_SIDE),
+        Param("y", "INT", default=0, minimum=0, maximum=_MAX_SIDE),
+        Param("resize_source", "BOOLEAN", default=False, doc="to the size of destination"),
+    )
+
+    def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
+        from vortex_worker.executor.nodes.overlay import overlay_problems
+
+        return overlay_problems(inputs["destination"], inputs["source"], inputs.get("mask"))
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        from torch.nn.functional import pad
+
+        from vortex_worker.executor.nodes.overlay import laid_over
+
+        below, above = inputs["destination"], inputs["source"]
+        channels = below.shape[-1]
+        if above.shape[-1] == 1:
+            above = above.expand(-1, -1, -1, min(channels, 3))
+        if above.shape[-1] < channels:  # what has no alpha is opaque
+            above = pad(above, (0, 1), value=1.0)
+        below, above = (image.movedim(-1, 1) for image in (below, above[..., :channels]))
+        x, y, resized = params["x"], params["y"], params["resize_source"]
+        return {"image": laid_over(below, above, x, y, inputs.get("mask"), resized=resized).movedim(1, -1)}
+
+
 EXECUTORS = (
     LoadImage,
     ImageScale,
@@ -296,4 +329,5 @@ EXECUTORS = (
     EmptyImage,
     ImageBatch,
     ImageCrop,
+    ImageCompositeMasked,
 )

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vortex_worker.executor.base import AbstractExecutor
 from vortex_worker.executor.nodes.image import decoded
 from vortex_worker.executor.ports import Param, Port
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_MAX_SIDE = 16384  # pixels
 _MASK = (Port("mask", "MASK"),)
 _IMAGE = (Port("image", "IMAGE"),)
 _CHANNELS = ("red", "green", "blue", "alpha")
+_PLACE = tuple(Param(name, "INT", default=0, minimum=0, maximum=_MAX_SIDE) for name in ("x", "y"))
 
 
 class LoadImageMask(AbstractExecutor):
@@ -86,7 +91,18 @@ class SolidMask(AbstractExecutor):
         return {"mask": self.context.empty((1, params["height"], params["width"])).fill_(params["value"])}
 
 
-class GrowMask(AbstractExecutor):
+class _OfMasks(AbstractExecutor):
+    """Base of nodes on masks that have pixels."""
+
+    def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
+        return [
+            f"{name!r} is a tensor {list(mask.shape)}: it takes [batch, height, width], none of them 0"
+            for name, mask in inputs.items()
+            if mask.dim() < 2 or 0 in mask.shape
+        ]
+
+
+class GrowMask(_OfMasks):
     """Let masks spread by some pixels, or shrink where that is below 0."""
 
     op_type = "GrowMask"
@@ -96,12 +112,6 @@ class GrowMask(AbstractExecutor):
         Param("expand", "INT", default=0, minimum=-1024, maximum=1024, doc="pixels"),
         Param("tapered_corners", "BOOLEAN", default=True, doc="corners grow as a diamond's, not a square's"),
     )
-
-    def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
-        mask = inputs["mask"]
-        if mask.dim() >= 2 and 0 not in mask.shape:
-            return []
-        return [f"'mask' is a tensor {list(mask.shape)}: it takes [batch, height, width], none of them 0"]
 
     def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
         import torch
@@ -131,4 +141,123 @@ class ThresholdMask(AbstractExecutor):
         return {"mask": (inputs["mask"] > params["value"]).float()}
 
 
-EXECUTORS = (LoadImageMask, ImageToMask, MaskToImage, InvertMask, SolidMask, GrowMask, ThresholdMask)
+class CropMask(_OfMasks):
+    """Cut a rectangle out of masks; what of it lies outside is left out."""
+
+    op_type = "CropMask"
+    input_ports = _MASK
+    output_ports = _MASK
+    params = (
+        *_PLACE,
+        Param("width", "INT", default=512, minimum=1, maximum=_MAX_SIDE),
+        Param("height", "INT", default=512, minimum=1, maximum=_MAX_SIDE),
+    )
+
+    def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
+        if problems := super().validate(inputs, params):
+            return problems
+        height, width = inputs["mask"].shape[-2:]
+        return [
+            f"{name!r} is {params[name]}: 'mask' has {side} {what}"
+            for name, side, what in (("x", width, "columns"), ("y", height, "rows"))
+            if params[name] >= side
+        ]
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        x, y = params["x"], params["y"]
+        return {"mask": _flat(inputs["mask"])[:, y : y + params["height"], x : x + params["width"]]}
+
+
+class FeatherMask(_OfMasks):
+    """Let masks fade towards their edges, evenly, over some columns and rows of each side."""
+
+    op_type = "FeatherMask"
+    input_ports = _MASK
+    output_ports = _MASK
+    params = tuple(
+        Param(side, "INT", default=0, minimum=0, maximum=_MAX_SIDE) for side in ("left", "top", "right", "bottom")
+    )
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        import torch
+
+        def fading(size: int, begin: int, end: int) -> Tensor:
+            def rising(rows: int) -> Tensor:
+                line = torch.ones(size)
+                line[:rows] = (torch.arange(rows) + 1) / max(1, rows)
+                return line
+
+            return rising(min(begin, size)) * rising(min(end, size)).flip(0)
+
+        mask = _flat(inputs["mask"])
+        height, width = mask.shape[-2:]
+        down = fading(height, params["top"], params["bottom"])
+        across = fading(width, params["left"], params["right"])
+        return {"mask": mask * down[:, None] * across}
+
+
+class MaskComposite(_OfMasks):
+    """Combine masks with others laid over them: what comes of it is cut to 0 to 1."""
+
+    op_type = "MaskComposite"
+    input_ports = (Port("destination", "MASK"), Port("source", "MASK"))
+    output_ports = _MASK
+    params = (
+        *_PLACE,
+        Param(
+            "operation",
+            "CHOICE",
+            default="multiply",
+            choices=("multiply", "add", "subtract", "and", "or", "xor"),
+            doc="the last three take values as 0 or 1, whichever is nearer",
+        ),
+    )
+
+    def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
+        if problems := super().validate(inputs, params):
+            return problems
+        below, above = (len(_flat(inputs[name])) for name in ("destination", "source"))
+        return [] if above in (1, below) else [f"'source' has {above} masks: it takes 1 or {below}"]
+
+    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        import torch
+
+        x, y = params["x"], params["y"]
+        out, above = _flat(inputs["destination"]).clone(), _flat(inputs["source"])
+        place = out[:, y : y + above.shape[1], x : x + above.shape[2]]
+        above = above[:, : place.shape[1], : place.shape[2]].to(out.dtype)
+        sets = (mask.round().bool() for mask in (place, above))
+        match params["operation"]:
+            case "multiply":
+                new = place * above
+            case "add":
+                new = place + above
+            case "subtract":
+                new = place - above
+            case "and":
+                new = torch.logical_and(*sets)
+            case "or":
+                new = torch.logical_or(*sets)
+            case _:
+                new = torch.logical_xor(*sets)
+        place.copy_(new)
+        return {"mask": out.clamp(0, 1)}
+
+
+def _flat(mask: Tensor) -> Tensor:
+    """Masks as [batch, height, width]."""
+    return mask.reshape(-1, *mask.shape[-2:])
+
+
+EXECUTORS = (
+    LoadImageMask,
+    ImageToMask,
+    MaskToImage,
+    InvertMask,
+    SolidMask,
+    GrowMask,
+    ThresholdMask,
+    CropMask,
+    FeatherMask,
+    MaskComposite,
+)
