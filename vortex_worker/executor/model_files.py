@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -16,6 +16,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "diffusers": ("diffusers", "checkpoints"),
     "loras": ("loras",),
     "vae": ("vae",),
+    "embeddings": ("embeddings",),
 }
 _MOST_LISTED = 10_000  # files looked at to tell the nearest names
 
@@ -33,8 +34,11 @@ def folders() -> tuple[str, ...]:
     return _folders
 
 
-def find(kind: str, name: str) -> Path:
+def find(kind: str, name: str, ends: Sequence[str] = ("",)) -> Path:
     """The file or folder of that name, as workflows give it: relative, ``/`` between its parts.
+
+    Args:
+        ends: what may be missing at the name's end, in the order they are tried.
 
     Raises:
         ValidationError: there is none; the message offers the nearest names.
@@ -43,9 +47,10 @@ def find(kind: str, name: str) -> Path:
     if not name or "\0" in name or os.path.isabs(name) or ".." in parts:
         raise ValidationError(f"{name[:200]!r} is no name of a model: it takes a path below a folder of models")
     for root in _roots(kind):
-        path = root.joinpath(*parts)
-        if path.exists():
-            return path
+        for end in ends:
+            path = root.joinpath(*parts[:-1], parts[-1] + end)
+            if path.exists():
+                return path
     if not _folders:
         raise ValidationError(
             f"there is no model {name[:200]!r}, for no folder of models is configured (models=, --models)"

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 MAX_LENGTH = 20_000  # characters of a prompt
 _LONG = 8  # tokens: a word of as many is broken where a chunk ends
 _OPEN, _CLOSE = "\0\1", "\0\2"  # stand for escaped parentheses while others are matched
 
-Token = tuple[int, float]
+Token = tuple[Any, float]  # a number of the vocabulary, or a row that stands for one; and its weight
 
 
 def weighted(text: str) -> list[tuple[str, float]]:
@@ -64,7 +65,7 @@ def _weight(text: str, otherwise: float) -> tuple[str, float]:
 
 
 def chunks(
-    text: str, encode: Callable[[str], Sequence[int]], *, start: int, end: int, pad: int, length: int = 77
+    text: str, encode: Callable[[str], Sequence[Any]], *, start: int, end: int, pad: int, length: int = 77
 ) -> list[list[Token]]:
     """A prompt as rows of ``length`` tokens with their weights: start, words, end, padding.
 

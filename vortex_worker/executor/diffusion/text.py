@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vortex_worker.executor.diffusion import embedding
 from vortex_worker.executor.diffusion.prompt import Token, chunks
 from vortex_worker.executor.diffusion.tokenizer import Tokenizer
 
@@ -43,17 +46,25 @@ class Tower:
         if is_weighted:
             frame = self.tokenizer
             tokens.append([frame.start, frame.end] + [frame.pad] * (LENGTH - 2))
-        hidden, pooled = self._run(torch.tensor(tokens))
+        hidden, pooled = self._run(tokens)
         if is_weighted:
             empty, hidden = hidden[-1:], hidden[:-1]
             hidden = empty + (hidden - empty) * weights.to(hidden.device)[..., None]
         return hidden.reshape(1, -1, hidden.shape[-1]), pooled[:1]
 
-    def _run(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def table(self) -> nn.Embedding:
+        """Its tokens' rows."""
+        module: Any = self.module
+        table: nn.Embedding = getattr(module, "text_model", module).embeddings.token_embedding
+        return table
+
+    def _run(self, tokens: Sequence[Sequence[Any]]) -> tuple[Tensor, Tensor]:
         module: Any = self.module
         text: Any = getattr(module, "text_model", module)
-        device = text.embeddings.token_embedding.weight.device
-        out = module(input_ids=tokens.to(device), output_hidden_states=True)
+        ids = torch.tensor([[0 if isinstance(token, Tensor) else token for token in row] for row in tokens])
+        with _rows_in_place(self.table, tokens):
+            out = module(input_ids=ids.to(self.table.weight.device), output_hidden_states=True)
         pooled = out.text_embeds if "text_embeds" in out else out.pooler_output
         depth = len(out.hidden_states) - 1
         place = max(-depth, min(-1, self.layer + self.absent))
@@ -85,11 +96,11 @@ class TextEncoder:
 
     def encode_each(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """As ``encode``, with a prompt for each tower; the shorter ones are filled up with empty rows."""
-        rows = [_rows(tower, text) for tower, text in zip(self.towers, texts, strict=True)]
+        rows = [self._rows(place, text) for place, text in enumerate(texts)]
         most = max(map(len, rows))
         hidden, pooled = [], []
-        for tower, own in zip(self.towers, rows, strict=True):
-            own += _rows(tower, "") * (most - len(own))
+        for place, (tower, own) in enumerate(zip(self.towers, rows, strict=True)):
+            own += self._rows(place, "") * (most - len(own))
             given = tower.encode(own)
             hidden.append(given[0])
             pooled.append(given[1])
@@ -103,7 +114,41 @@ class TextEncoder:
         """The same with another layer's output, counted from the end: "CLIP skip"."""
         return replace(self, towers=tuple(replace(tower, layer=layer) for tower in self.towers))
 
+    def _rows(self, place: int, text: str) -> list[list[Token]]:
+        frame = self.towers[place].tokenizer
+        encode = partial(self._tokens, place)
+        return chunks(text, encode, start=frame.start, end=frame.end, pad=frame.pad, length=LENGTH)
 
-def _rows(tower: Tower, text: str) -> list[list[Token]]:
-    frame = tower.tokenizer
-    return chunks(text, frame.encode, start=frame.start, end=frame.end, pad=frame.pad, length=LENGTH)
+    def _tokens(self, place: int, word: str) -> Sequence[Any]:
+        """A word's tokens for one tower; of an embedding its rows, none where it is for another tower alone."""
+        encode = self.towers[place].tokenizer.encode
+        if not word.startswith(embedding.MARK):
+            return encode(word)
+        name, rest = embedding.named(word)
+        rows = embedding.rows(name, [tower.table.embedding_dim for tower in self.towers])
+        return [*rows.get(place, ()), *(encode(rest) if rest else ())]
+
+
+@contextmanager
+def _rows_in_place(table: nn.Embedding, tokens: Sequence[Sequence[Any]]) -> Iterator[None]:
+    """Meanwhile ``table`` gives the rows that are among ``tokens``, where they are."""
+    given = {
+        (row, column): token
+        for row, line in enumerate(tokens)
+        for column, token in enumerate(line)
+        if isinstance(token, Tensor)
+    }
+    if not given:
+        yield
+        return
+
+    def put(module: nn.Module, inputs: Any, out: Tensor) -> Tensor:
+        for place, token in given.items():
+            out[place] = token.to(out)
+        return out
+
+    handle = table.register_forward_hook(put)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -17,7 +17,7 @@ _AREA = ("height", "width", "y", "x")  # as conditionings have it
 
 
 class CLIPTextEncode(AbstractExecutor):
-    """Encode a prompt: "(word:1.2)" weighs more, "(word)" 1.1 times as much. Any length."""
+    """Encode a prompt: "(word:1.2)" weighs more, "(word)" 1.1 times as much; "embedding:NAME". Any length."""
 
     op_type = "CLIPTextEncode"
     input_ports = _CLIP
