@@ -22,6 +22,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 import small_models
+from safetensors.torch import save_file
 
 pytestmark = [
     # diffusers calls numpy.array on torch tensors, whose __array__ has no `copy` yet.
@@ -310,6 +311,47 @@ def test_a_long_weighted_prompt(fabric: Any, shelf: Shelf) -> None:
         encode("a (red:1.3) cat"), empty + (plain - empty) * weights[None, :, None], rtol=0, atol=1e-5
     )
     torch.testing.assert_close(encode("a \\(red\\) cat"), theirs("a (red) cat"), rtol=0, atol=1e-5)
+
+
+def test_a_prompt_names_an_embedding(fabric: Any, shelf: Shelf) -> None:
+    """Its rows are those of "red cat", so it means that; read in the sandbox, pickled or not."""
+    ids = shelf.sd1.tokenizer("red cat").input_ids[1:-1]
+    rows = shelf.sd1.text_encoder.get_input_embeddings().weight[ids].clone()
+    folder = shelf.under("embeddings")
+    save_file({"emb_params": rows}, folder / "animal.safetensors")
+    torch.save({"string_to_param": {"*": torch.nn.Parameter(rows)}, "step": 3}, folder / "learned.pt")
+    clip = fabric.run("CheckpointLoaderSimple", params={"ckpt_name": CHECKPOINT})["clip"]
+
+    def encode(text: str) -> Tensor:
+        cond: Tensor = fabric.run("CLIPTextEncode", {"clip": clip}, {"text": text})["conditioning"][0][0].clone()
+        return cond
+
+    for name in ("animal", "learned.pt"):
+        torch.testing.assert_close(encode(f"a (embedding:{name}:1.2), wet"), encode("a (red cat:1.2), wet"))
+    with pytest.raises(ValidationError, match="there is no 'animals' in the folders of models; did you mean 'animal"):
+        encode("a embedding:animals")
+
+
+def test_prompts_for_a_part_of_the_way_run_as_a_workflow(fabric: Any) -> None:
+    """One prompt for its first half and the same for its second say what it says throughout."""
+    graph = example("text-to-image.json", n5__width=128, n5__height=128, n3__steps=6)
+    plain = floats(fabric, graph)
+
+    def node(kind: str, **inputs: Any) -> dict[str, Any]:
+        return {"class_type": kind, "inputs": inputs}
+
+    graph |= {
+        "strong": node("ConditioningSetAreaStrength", conditioning=["6", 0], strength=3),
+        "early": node("ConditioningSetTimestepRange", conditioning=["6", 0], start="0.0", end=0.5),
+        "late": node("ConditioningSetTimestepRange", conditioning=["strong", 0], start=0.5, end="1"),
+        "both": node("ConditioningCombine", conditioning_1=["early", 0], conditioning_2=["late", 0]),
+    }
+    graph["3"]["inputs"]["positive"] = ["both", 0]
+    alike(floats(fabric, graph), plain)
+    graph["corner"] = node("ConditioningSetArea", conditioning=["6", 0], width=64, height=64, x=10**4, y=0)
+    graph["3"]["inputs"]["positive"] = ["corner", 0]
+    with pytest.raises(ValidationError, match="'positive' has an area that lies outside"):
+        floats(fabric, graph)
 
 
 def test_clip_skip(fabric: Any, shelf: Shelf) -> None:

@@ -120,7 +120,7 @@ class Lora:
             towers[number] = replace(
                 towers[number], module=_merged(towers[number].module, pairs, strength, f"text encoder {number + 1}")
             )
-        return TextEncoder(tuple(towers))
+        return replace(encoder, towers=tuple(towers))
 
 
 def _merged(module: nn.Module, pairs: Mapping[str, Pair], strength: float, what: str) -> nn.Module:
