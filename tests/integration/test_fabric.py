@@ -513,6 +513,10 @@ def test_the_strict_policy_runs_jobs_with_no_file_at_all():
         out = fabric.run("Scale", {"tensor": torch.ones(4)}, {"factor": 3.0})["tensor"]
         assert torch.equal(out, torch.full((4,), 3.0))
         assert fabric.workers()[0]["sandbox"]["policy"] == "strict"
+        latent, size = {"samples": torch.ones(1, 4, 8, 8)}, {"width": 128, "height": 128, "upscale_method": "bislerp"}
+        larger = fabric.run("LatentUpscale", {"samples": latent}, size)["latent"]
+        laid = fabric.run("LatentCompositeMasked", {"destination": larger, "source": latent}, {"x": 8})["latent"]
+        torch.testing.assert_close(laid["samples"], torch.ones(1, 4, 16, 16))
 
 
 # --------------------------------------------------------------- settings

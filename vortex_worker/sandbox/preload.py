@@ -97,6 +97,7 @@ PLAIN = (
     "PIL.ImageOps",
     # ours
     "vortex_worker.bridge.arrow",
+    "vortex_worker.executor.nodes.bislerp",
     "vortex_worker.executor.nodes.sampling.guidance",
     "vortex_worker.executor.nodes.sampling.model",
     "vortex_worker.executor.nodes.sampling.noise",

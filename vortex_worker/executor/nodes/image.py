@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vortex_worker.errors import ValidationError
 from vortex_worker.executor.base import AbstractExecutor
+from vortex_worker.executor.nodes.overlay import laid_over, overlay_problems
 from vortex_worker.executor.ports import Param, Port
 
 if TYPE_CHECKING:
@@ -300,14 +301,10 @@ class ImageCompositeMasked(AbstractExecutor):
     )
 
     def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
-        from vortex_worker.executor.nodes.overlay import overlay_problems
-
         return overlay_problems(inputs["destination"], inputs["source"], inputs.get("mask"))
 
     def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
         from torch.nn.functional import pad
-
-        from vortex_worker.executor.nodes.overlay import laid_over
 
         below, above = inputs["destination"], inputs["source"]
         channels = below.shape[-1]

@@ -10,6 +10,7 @@ from typing import Any
 
 from vortex_worker.executor.base import AbstractExecutor
 from vortex_worker.executor.nodes.image import RESIZE_METHODS, resize, scale_problems, scaled_size
+from vortex_worker.executor.nodes.overlay import laid_over, overlay_problems
 from vortex_worker.executor.ports import Param, Port
 
 _LATENT = (Port("latent", "LATENT"),)
@@ -147,8 +148,6 @@ class LatentCompositeMasked(AbstractExecutor):
     )
 
     def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
-        from vortex_worker.executor.nodes.overlay import overlay_problems
-
         below, above = inputs["destination"]["samples"], inputs["source"]["samples"]
         if problems := overlay_problems(below, above, inputs.get("mask")):
             return problems
@@ -157,8 +156,6 @@ class LatentCompositeMasked(AbstractExecutor):
         return [f"'source' has {above.shape[1]} channels: it can't be laid over the {below.shape[1]} of 'destination'"]
 
     def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-        from vortex_worker.executor.nodes.overlay import laid_over
-
         below, above = inputs["destination"]["samples"], inputs["source"]["samples"]
         x, y, resized = params["x"] // 8, params["y"] // 8, params["resize_source"]
         samples = laid_over(below, above, x, y, inputs.get("mask"), resized=resized)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-from torch.nn.functional import interpolate
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def laid_over(below: Tensor, above: Tensor, x: int, y: int, mask: Tensor | None, *, resized: bool) -> Tensor:
@@ -14,6 +16,8 @@ def laid_over(below: Tensor, above: Tensor, x: int, y: int, mask: Tensor | None,
         mask: [batch, …, height, width], how much of ``above`` is seen, 0 to 1; resized to it. None: all of it.
         resized: make ``above`` as large as ``below`` first.
     """
+    from torch.nn.functional import interpolate
+
     out = below.clone()
     above = above.to(below.dtype)
     if resized:
