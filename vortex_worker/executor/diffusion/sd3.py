@@ -28,18 +28,27 @@ _HEAD = 64  # channels
 
 
 class Transformer:
-    """``SD3Transformer2DModel``: noisy latents, times 0 to 1000 and text [B, tokens, width] → velocity."""
+    """``SD3Transformer2DModel``: noisy latents, times 0 to 1000 and text [B, tokens, width] → velocity.
+
+    Sides that fill no whole patch go on at their other end, as in ComfyUI.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         self.module: Any = module
+        config: Any = module.config
+        self._patch: int = config.patch_size
 
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor, *, pooled: Tensor) -> Tensor:
         dtype = next(self.module.parameters()).dtype
+        height, width = x.shape[-2:]
+        down, across = -height % self._patch, -width % self._patch
+        if down or across:
+            x = nn.functional.pad(x, (0, across, 0, down), mode="circular")
         out: Tensor = self.module(
             hidden_states=x.to(dtype), timestep=t, encoder_hidden_states=cond.to(dtype),
             pooled_projections=pooled.to(dtype), return_dict=False,
         )[0]  # fmt: skip
-        return out
+        return out[..., :height, :width]
 
 
 def from_folder(path: Path, vae: VAE, device: torch.device) -> DiffusionModel:
