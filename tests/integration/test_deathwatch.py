@@ -67,14 +67,14 @@ def test_a_job_is_tried_again_before_the_dead_is_buried(fabric):
     """The sign is enough for that; here it comes from the test, and the kernel has not even begun."""
     (link,) = [link for link in fabric._crew.links() if link.active]
     seen = []
-    real = fabric._crew.on_exit
-    fabric._crew.on_exit = lambda link: (seen.append("buried"), real(link))
+    real = fabric._crew.endings.on_exit
+    fabric._crew.endings.on_exit = lambda link: (seen.append("buried"), real(link))
     gate = fabric.tensor([0])
     job = fabric.submit("Gate", {"gate": gate}, retries=1)
     started(job)
     job.add_done_callback(lambda job: seen.append("done"))
     link.process.exiting = lambda: True
-    fabric._crew.call(fabric._crew._on_sign_of_death, link)
+    fabric._crew.call(fabric._crew.endings.on_sign_of_death, link)
     gate.fill_(1)
     job.result(60)
     assert job.attempts == 2
@@ -103,10 +103,10 @@ def test_a_faked_sign_frees_no_lease(fabric):
     # Taken for dead, as if the kernel had said so too, it still keeps its own until it is.
     (victim,) = [link for link in fabric._crew.links() if link.active]
     held = []
-    real = fabric._crew.on_exit
-    fabric._crew.on_exit = lambda link: (held.append(link.lease.held), real(link))
+    real = fabric._crew.endings.on_exit
+    fabric._crew.endings.on_exit = lambda link: (held.append(link.lease.held), real(link))
     victim.process.exiting = lambda: True
-    fabric._crew.call(fabric._crew._on_sign_of_death, victim)
+    fabric._crew.call(fabric._crew.endings.on_sign_of_death, victim)
     until(lambda: victim.lost or not victim.alive, "what follows a sign of death")
     until(lambda: not victim.alive, "its burial")
     assert held[0] is True

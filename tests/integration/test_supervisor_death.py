@@ -44,7 +44,7 @@ else:
     while not all(job.progress.total for job in jobs):
         time.sleep(0.001)
     if "orphaned" in state:
-        nursery = fabric._crew._nursery
+        nursery = fabric._crew.nursery
         first = nursery._zygote
         pids.remove(first.pid)
         first.kill()

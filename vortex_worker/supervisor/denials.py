@@ -42,7 +42,7 @@ class Denials:
             link.listener.let_through(denial)
         elif link.denial is None:
             link.denial = denial
-            self._crew.condemn(link)
+            self._crew.endings.condemn(link)
             log.warning("worker %s is killed: its sandbox denied it %s", link.worker_id, denial)
             # Where was it? Its fault handler writes that to its log, and the kernel restarts the call: then, or
             # when it does not answer, for the handler is only its own, it dies.

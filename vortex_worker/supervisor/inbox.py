@@ -74,7 +74,7 @@ class Inbox:
             for message in link.receive(_BURST):
                 self._crew.handle(link, message)
         except (JobError, LaunchError) as error:
-            self._crew.give_up(link, str(error))
+            self._crew.endings.give_up(link, str(error))
         except OSError:
             pass  # reset by its death, which the pidfd reports
         finally:
@@ -83,7 +83,7 @@ class Inbox:
             self._crew.call(self._read, link)  # after the others; there may be no event for it
         if link.hung_up and link.alive:
             self.remove(link)
-            self._crew.kill(link)  # it may have closed the socket and live on; on_exit follows either way
+            self._crew.endings.kill(link)  # it may have closed the socket and live on; on_exit follows either way
         self.watch(link)
 
     def last_words(self, link: WorkerLink) -> None:
@@ -127,13 +127,13 @@ class Inbox:
                 handled += 1
         except (JobError, LaunchError) as error:
             link.blame(str(error))  # before anybody reads on
-            self._crew.call(self._crew.give_up, link)
+            self._crew.call(self._crew.endings.give_up, link)
         except OSError:
             pass  # the time is up; or it was reset by its death, which the pidfd reports
         except BaseException:  # Ctrl-C
             if link.received != handled:
                 link.blame("its answer was lost: who read it was interrupted")
-                self._crew.call(self._crew.give_up, link)
+                self._crew.call(self._crew.endings.give_up, link)
             raise
         finally:
             link.reader = 0

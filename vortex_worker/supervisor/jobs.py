@@ -172,7 +172,7 @@ class Jobs:
             except (TypeError, ValueError) as error:
                 self._reject(link, task, ValidationError(f"{task.work.op_type}: {error}"))
             except OSError as error:
-                self._crew.call(self._crew.give_up, link, f"it does not read its socket: {error}")
+                self._crew.call(self._crew.endings.give_up, link, f"it does not read its socket: {error}")
 
     def pin(self, task: Task) -> None:
         """Locked. Queue a task of our own, for the worker that it is pinned to."""
@@ -245,7 +245,7 @@ class Jobs:
             self._scheduler.free(link)
             link.jobs_done += 1
             if link.retiring:
-                self._crew.call(self._crew.dismiss, link)
+                self._crew.call(self._crew.endings.dismiss, link)
             task.job.timings = Timings(*message.timings)
             if isinstance(error, ObjectLost) and task.retries > 0 and task.work.refs:
                 # The worker dropped what it could, for memory was short: make it again, and try again.
@@ -339,7 +339,7 @@ class Jobs:
             self.finish(task, error=error)
         else:
             task.ending = error
-            self._crew.kill(link)
+            self._crew.endings.kill(link)
 
     def _place_anew(self, link: WorkerLink) -> None:
         """What waited for a worker that is gone."""
@@ -391,7 +391,7 @@ class Jobs:
             link = self.runner_of(task)
             if link is not None and not task.job.done():
                 task.ending = error
-                self._crew.kill(link)
+                self._crew.endings.kill(link)
 
 
 class Rebuild:

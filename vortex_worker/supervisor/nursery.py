@@ -162,7 +162,7 @@ class Nursery:
                 if not link.ended:
                     self._loop.remove_reader(link.process.pidfd)
                     link.ended = True
-                self._crew.on_exit(link)
+                self._crew.endings.on_exit(link)
 
     def knows_end(self, link: WorkerLink) -> bool:
         """Whether all that can be known of a dead worker's end is known; else we are told in a moment."""
@@ -186,7 +186,7 @@ class Nursery:
         self._zygote = None
         for link in self._crew.links():
             if link.process.zygote is zygote and link.ended:
-                self._crew.on_exit(link)
+                self._crew.endings.on_exit(link)
         if self._closing:
             self._close()
             return

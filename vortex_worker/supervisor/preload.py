@@ -57,7 +57,7 @@ class Preloads:
         elif not link.lost and not self._crew.over:  # else the worker died of it, which is told elsewhere
             why = f"preload {work.op_type} failed: {error}"
             if self._proven:
-                self._crew.call(self._crew.give_up, link, why)
+                self._crew.call(self._crew.endings.give_up, link, why)
             else:
                 self._crew.call(self._crew.broken, LaunchError(why))
 

@@ -64,7 +64,7 @@ class Vigil:
         beat, timeout = link.slot.heartbeat, self._limits.heartbeat_timeout
         late = beat and monotonic_ns() - beat > timeout * 1e9
         if late and link.process.stopped():  # the kernel's word too: another worker can write this one's slot
-            self._crew.give_up(link, f"it was stopped: no heartbeat for {timeout} s")
+            self._crew.endings.give_up(link, f"it was stopped: no heartbeat for {timeout} s")
 
     def _check_rest(self, link: WorkerLink) -> None:
         """A job's deadline ends with the job, and so must all that it has started."""
@@ -76,7 +76,7 @@ class Vigil:
         elif (unrest := link.rest.unrest()) is not None:
             with self._crew.lock:
                 if unrest > _UNREST and link.free:  # still, and it gets no job from now on
-                    self._crew.give_up(
+                    self._crew.endings.give_up(
                         link, f"it has no job, and computes: something that a node left behind ({unrest:.1f} CPUs)"
                     )
             link.rest = None
@@ -86,10 +86,10 @@ class Vigil:
         if link.task is None or count != link.activity[0]:
             link.activity = (count, now)
         elif now - link.activity[1] > timeout * 1e9:
-            self._crew.give_up(link, f"it is alive, but its node made no progress for {timeout} s")
+            self._crew.endings.give_up(link, f"it is alive, but its node made no progress for {timeout} s")
 
     def _check_memory(self, link: WorkerLink) -> None:
         grown = link.process.memory() - link.memory
         if grown > self._limits.memory_growth and not link.retiring:
             log.warning("worker %s has grown by %d MiB: it is replaced", link.worker_id, grown >> 20)
-            self._crew.retire(link)
+            self._crew.endings.retire(link)
