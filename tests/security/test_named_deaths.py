@@ -64,6 +64,16 @@ def test_what_it_was_for_is_told_in_words(fabric: vw.Fabric, how: str, deed: str
     assert f"it tried to {deed}, and policy 'execute' denies {how} (" in death(fabric, how).message
 
 
+@pytest.mark.parametrize("how", ["posix_spawn", "subprocess", "fork"])
+def test_the_line_is_told_where_libc_blocks_all_signals(fabric: vw.Fabric, how: str) -> None:
+    """Found by a first user: its thread could not hear that it was asked."""
+    error = death(fabric, how)
+    assert error.details["syscall"] in ("clone", "vfork", "fork")
+    assert "; called from\n" in error.message
+    lines = error.details["traceback"].splitlines()
+    assert [line.rpartition(" ")[2] for line in lines if "denied.py" in line] == ["start_a_program", "execute"]
+
+
 @pytest.mark.parametrize("how", ["sendmsg", "seccomp"])
 def test_what_the_seal_denies(fabric: vw.Fabric, how: str) -> None:
     """The one filter without a listener: two calls, of which it was one. The first sign of such a death doesn't

@@ -1,17 +1,20 @@
 """What the kernel tells of the system calls that a worker was denied (seccomp_unotify(2)).
 
 A call that the filter denies never runs: its thread waits until somebody answers the filter's listener, which
-the supervisor took while the worker was still trusted. Nobody answers here; the worker is killed. Number and
+the supervisor took while the worker was still trusted. The worker is killed. Number and
 arguments come from the kernel, so hostile code can neither forge nor suppress them, whatever it does to its
-signal handlers, descriptors or memory.
+signal handlers, descriptors or memory. The one answer there is, a refusal, goes to calls that libc makes with all
+signals blocked: they must return before the worker can say where they came from.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import select
+import signal
 import struct
 from typing import NamedTuple
 
@@ -25,14 +28,16 @@ _RECEIVE = 0xC050_2100  # SECCOMP_IOCTL_NOTIF_RECV
 _RESPONSE = struct.Struct("=QqiI")
 _SEND = 0xC018_2101  # SECCOMP_IOCTL_NOTIF_SEND
 _CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
+_REFUSED = -errno.EPERM
 _LINK = "anon_inode:seccomp notify"
 _X32 = 0x4000_0000
 _CLONE_THREAD = 0x1_0000  # clone(2)
 
 _PROCESS, _NETWORK = "start a program or process", "use the network"
+_FORKS = ("clone", "clone3", "fork", "vfork")
 #: What calls are made for whose names say little to most people.
 _DEEDS = {
-    **dict.fromkeys(("clone", "clone3", "fork", "vfork", "execve", "execveat"), _PROCESS),
+    **dict.fromkeys((*_FORKS, "execve", "execveat"), _PROCESS),
     **dict.fromkeys(("socket", "connect"), _NETWORK),
 }
 
@@ -56,6 +61,21 @@ class Denial(NamedTuple):
         if self.call == "clone" and self.args[0] & _CLONE_THREAD:
             return ""
         return _DEEDS.get(self.call, "")
+
+    @property
+    def blocks_signals(self) -> bool:
+        """Whether it starts a process, in a thread that can't be asked where it was: libc blocks all signals for it.
+
+        posix_spawn, vfork as Python's ``subprocess`` calls it, and fork do; proc(5) says whether this one did.
+        """
+        if self.call not in _FORKS:
+            return False
+        try:
+            with open(f"/proc/{self.thread}/status") as status:
+                blocked = next((line.split()[1] for line in status if line.startswith("SigBlk:")), "0")
+        except OSError:
+            return False  # it is gone
+        return bool(int(blocked, 16) >> (signal.SIGSYS - 1) & 1)
 
     def details(self) -> dict[str, str]:
         """For a job's error."""
@@ -92,6 +112,11 @@ class Listener:
         name = _name(number, arch)
         native = arch == bpf.NATIVE and not number & _X32 and not name.startswith("unknown")
         return Denial(name, number, tuple(args), thread, native, id)
+
+    def refuse(self, denial: Denial) -> None:
+        """Have the call fail with EPERM instead of waiting: its thread goes on."""
+        with contextlib.suppress(OSError):  # as below
+            fcntl.ioctl(self.fd, _SEND, _RESPONSE.pack(denial.id, 0, _REFUSED, 0))
 
     def let_through(self, denial: Denial) -> None:
         """Have the call carried out all the same: only where that is what somebody wants to learn from."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("vortex_worker")
 
 _LAST_WORDS = 0.05  # s that a worker has to say where its denied call came from
+_REFUSALS = 3  # calls in a row that are answered for that, of one thread
 
 
 class Denials:
@@ -48,10 +49,24 @@ class Denials:
             # when it does not answer, for the handler is only its own, it dies.
             if signal_thread(link.process.pid, denial.thread, signal.SIGSYS):
                 self._crew.loop.call_later(_LAST_WORDS, link.kill)
+                self._hear_out(link, denial)
             else:
                 link.kill()
-        else:
+        elif not self._hear_out(link, denial):
             link.kill()
+
+    def _hear_out(self, link: WorkerLink, denial: Denial) -> bool:
+        """Whether the call was refused, for else its thread can't hear that it is asked. Its end is on its way.
+
+        Python's ``subprocess`` tries fork where vfork is refused: then that is the next.
+        """
+        assert link.listener is not None
+        assert link.denial is not None
+        if denial.thread != link.denial.thread or link.refused >= _REFUSALS or not denial.blocks_signals:
+            return False
+        link.refused += 1
+        link.listener.refuse(denial)
+        return True
 
     def _learn(self, link: WorkerLink, denial: Denial) -> bool:
         """Whether the call is let through, and noted."""

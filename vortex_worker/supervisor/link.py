@@ -84,6 +84,7 @@ class WorkerLink:
         self.fault = ""  # why the supervisor gave it up, if it did
         self.listener: Listener | None = None
         self.denial: Denial | None = None  # the call that it was denied, and dies of
+        self.refused = 0  # such calls that were answered
         self.learning = False  # denied calls are let through, to learn from them
         self.timer: TimerHandle | None = None  # until it must be ready
         self.lost = False  # it is taken for dead: whatever was in it is gone
