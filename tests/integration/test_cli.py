@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import platform
 import pty
 import re
 import shutil
@@ -248,15 +249,21 @@ def test_bars_are_for_terminals_and_results_for_standard_output(tmp_path):
     assert (shown, said) == ("", "wrote out/x_00002.latent\n")
 
 
-def test_a_plugin_that_fails_is_told_once_with_its_traceback_in_lines(tmp_path):
-    """Found by first users: each worker wrote it, with its line ends escaped."""
+def test_a_plugin_that_fails_is_told_once_in_a_line_and_with_v_its_traceback(tmp_path):
+    """Found by first users: each worker wrote it, with its line ends escaped; then it was thirty lines of ours."""
     (tmp_path / "nodes").mkdir()
     (tmp_path / "nodes" / "slip.py").write_text("import nothing_of_this_name\n")
     done = vortex("run", workflow(tmp_path), "--custom-nodes", "nodes", "--workers", "2", cwd=tmp_path)
     assert done.returncode == 0
     assert done.stderr.count("nothing_of_this_name'") == 1
     assert done.stderr.startswith("warning: nodes/slip did not load: ModuleNotFoundError: No module named ")
-    assert '\n  File "' in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "nothing_of_this_name" in line]
+    assert "install it beside vortex-worker" in line
+    assert line.endswith(f" ({tmp_path}/nodes/slip.py:1)")
+    assert '\n  File "' not in done.stderr
+    done = vortex("run", workflow(tmp_path), "--custom-nodes", "nodes", "--workers", "2", "-v", cwd=tmp_path)
+    assert done.stderr.count(f'\n  File "{tmp_path}/nodes/slip.py", line 1, in <module>\n') == 1
+    assert "direct cause" not in done.stderr
     unknown = workflow(tmp_path, {"1": {"class_type": "Facefix", "inputs": {}}})
     done = vortex("run", unknown, "--custom-nodes", "nodes", cwd=tmp_path)
     assert (
@@ -279,6 +286,37 @@ def test_bad_settings_are_told_before_a_worker_starts(tmp_path, arguments, said)
     assert done.returncode == 2
     assert said in done.stderr
     assert "worker" not in done.stderr.replace("vortex-worker", "")
+
+
+@pytest.mark.parametrize("group", [[], ["policy"]])
+def test_the_list_of_commands_says_all_in_80_columns(tmp_path, group):
+    """Found by a first user: sentences ended in "..."."""
+    done = vortex(*group, "--help", cwd=tmp_path, env=os.environ | {"COLUMNS": "80"})
+    assert "Commands:" in done.stdout
+    assert "..." not in done.stdout.replace("[ARGS]...", "")
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_a_run_without_an_output_node_says_that_it_wrote_nothing(tmp_path):
+    nodes = SMALL | {"c": {"class_type": "SaveLatent", "inputs": {"samples": ["b", 0]}}}
+    done = vortex("run", workflow(tmp_path, nodes), "--only", "b", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "it ended well; it wrote no file, for none of these is an output node" in done.stderr
+    assert "wrote no file" not in vortex("run", tmp_path / "workflow.json", cwd=tmp_path).stderr
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the matrix makes system calls by hand")
+def test_the_matrix_says_what_it_does_where_there_is_no_terminal(tmp_path):
+    """Found by a first user: it was silent for minutes."""
+    matrix = [*COMMAND, "doctor", "--matrix", "--profile", "bootstrap", "--profile", "execute"]  # for a minute or two
+    process = subprocess.Popen(
+        matrix, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert process.stderr.readline() == "policy bootstrap (1 of 2): trying every system call\n"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 @pytest.mark.parametrize("matrix", [[], ["--matrix"]])

@@ -1,11 +1,14 @@
 """What ``doctor`` shows, and advises where something is missing."""
 
+import io
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
+from rich.console import Console
 
-from vortex_worker.cli.doctor import hints
+from vortex_worker.cli.doctor import _tell_in_lines, hints
 
 WELL = {
     "landlock_abi": 7, "seccomp": True, "view": "can be had", "denied_calls_named": True,
@@ -36,6 +39,13 @@ def test_each_thing_that_is_missing_has_its_advice(lacks, said):
 def test_a_failure_without_a_cause_in_the_kernel_points_to_its_message():
     (hint,) = hints(WELL, enforced=False)
     assert "message above" in hint
+
+
+def test_the_matrix_tells_each_quarter_once():
+    said, told = io.StringIO(), Counter()
+    for done in [*range(64, 1000, 64), 1000]:
+        _tell_in_lines(Console(file=said), told, done, 1000)
+    assert [int(line.split()[0]) for line in said.getvalue().splitlines()] == [256, 512, 768, 1000]
 
 
 def test_what_is_in_brackets_is_shown_too():

@@ -19,7 +19,7 @@ def command() -> None:
     """Run node graphs in sandboxed worker processes."""
 
 
-@command.command()
+@command.command(short_help='Run a workflow: JSON, a PNG with one inside, or "digits".')
 @click.argument("workflow", callback=lambda context, parameter, value: _workflow(value))
 @click.option(
     "--set", "settings", multiple=True, metavar="NODE.INPUT=VALUE", help="Override an input. VALUE is JSON, or text."
@@ -131,7 +131,7 @@ def policy() -> None:
     """Read system-call policies, and check one of your own."""
 
 
-@policy.command()
+@policy.command(short_help="Print a policy, with the reason of each line.")
 @click.argument("name", metavar="POLICY")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(name: str, as_json: bool) -> None:
@@ -141,7 +141,7 @@ def show(name: str, as_json: bool) -> None:
     sys.exit(show_command(name, as_json))
 
 
-@policy.command()
+@policy.command(short_help="Check a policy file: it says all it must, and no line twice.")
 @click.argument("path", metavar="FILE", type=click.Path(exists=True, dir_okay=False))
 def lint(path: str) -> None:
     """Check FILE: it is read and compiled without doubt, and no line says what another says."""
@@ -150,7 +150,7 @@ def lint(path: str) -> None:
     sys.exit(lint_command(path))
 
 
-@command.command()
+@command.command(short_help="Be a worker, configured by VORTEX_… (for supervisors).")
 def start() -> None:
     """Be a worker, configured by VORTEX_… in the environment (for supervisors)."""
     import os

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -65,17 +66,22 @@ def matrix_command(profiles: tuple[str, ...], wxorx: bool, as_json: bool) -> int
 
     if bad := _unusable(profiles):
         return bad
-    errors = Console(stderr=True)
+    errors = Console(stderr=True, soft_wrap=True, highlight=False)
     if not probe.supported():
         errors.print("The matrix makes system calls by hand, which it can on x86-64 Linux only.", style="red")
         return EXIT_FAILED
     findings = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    names = profiles or matrix.PROFILES
     try:
-        with Progress(*columns, console=errors, transient=True) as progress:
-            for name in profiles or matrix.PROFILES:
-                task = progress.add_task(f"[b]{name}", total=None)
-                findings.append(matrix.try_all(name, tell=partial(_tell, progress, task), wxorx=wxorx))
+        with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+            for place, name in enumerate(names, 1):
+                if errors.is_terminal:
+                    tell = partial(_tell, progress, progress.add_task(f"[b]{escape(name)}", total=None))
+                else:
+                    errors.print(f"policy {name} ({place} of {len(names)}): trying every system call", markup=False)
+                    tell = partial(_tell_in_lines, errors, Counter())
+                findings.append(matrix.try_all(name, tell=tell, wxorx=wxorx))
     except ConfigError as error:
         errors.print(str(error), style="red", markup=False)
         return EXIT_USAGE
@@ -103,6 +109,13 @@ def _unusable(profiles: tuple[str, ...]) -> int:
 
 def _tell(progress: Progress, task: TaskID, done: int, of: int) -> None:
     progress.update(task, completed=done, total=of)
+
+
+def _tell_in_lines(errors: Console, told: Counter[str], done: int, of: int) -> None:
+    """A line for each quarter: who reads a pipe or a log wants to know that it goes on."""
+    if 4 * done // of > told["quarters"]:
+        told["quarters"] = 4 * done // of
+        errors.print(f"  {done} of {of} calls tried")
 
 
 def _show(findings: list[Any]) -> None:

@@ -229,6 +229,8 @@ def _show(console: Console, result: WorkflowResult, *, quiet: bool, at: str) -> 
         state = "[bold red]NOT sandboxed: learning[/]"
     unchanged = f" ({len(result.cached)} unchanged)" if result.cached else ""
     console.print(f"{at}{_counted(len(result.nodes))}{unchanged} in {result.seconds:.2f} s, {state}")
+    if not result.outputs:
+        console.print("it ended well; it wrote no file, for none of these is an output node")
 
 
 def _texts(shown: Any) -> list[str]:

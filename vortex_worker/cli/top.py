@@ -24,7 +24,8 @@ _COLOURS = {
     "draining": "yellow",
     "dead": "red",
 }
-_COLUMNS = ("slot", "pid", "state", "job", "progress", "silent", "acts/s", "CPU", "memory")
+#: ``silent``: since its last heartbeat. ``steps/s``: jobs begun, and progress that nodes reported.
+_COLUMNS = ("slot", "pid", "state", "job", "progress", "silent s", "steps/s", "CPU %", "memory MiB")
 _BAR = 8  # characters of a progress bar
 _STALE = 1.0  # s without a heartbeat that are shown in red
 
@@ -107,8 +108,8 @@ def render(report: dict[str, Any]) -> RenderableType:
         return Text("no fabric of yours runs on this machine")
     parts: list[RenderableType] = []
     for fabric in report["fabrics"]:
-        rate = "" if fabric["jobs_per_s"] is None else f" · {fabric['jobs_per_s']:.1f} jobs/s"
-        title = Text.from_markup(f"[b]{fabric['pid']}[/]{rate} · {escape(fabric['command'])}", overflow="ellipsis")
+        rate = "" if fabric["jobs_per_s"] is None else f" · {fabric['jobs_per_s']:.1f} jobs per second"
+        title = Text.from_markup(f"pid [b]{fabric['pid']}[/]{rate} · {escape(fabric['command'])}", overflow="ellipsis")
         title.no_wrap = True
         columns = [Column(name, overflow="fold") for name in _COLUMNS]
         table = Table(*columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
@@ -124,7 +125,7 @@ def _row(worker: dict[str, Any]) -> list[str]:
     if worker["steps"]:
         done = min(_BAR, _BAR * worker["step"] // worker["steps"])
         progress = f"{'━' * done}{'╌' * (_BAR - done)} {worker['step']}/{worker['steps']}"
-    beat = "" if age is None else f"{age:.2f} s"
+    beat = "" if age is None else f"{age:.2f}"
     return [
         str(worker["slot"]),
         "[red]?[/]" if worker["pid"] is None else str(worker["pid"]),
@@ -134,6 +135,6 @@ def _row(worker: dict[str, Any]) -> list[str]:
         progress,
         f"[red]{beat}[/]" if age is not None and age > _STALE else beat,
         "" if worker["activity_per_s"] is None else f"{worker['activity_per_s']:.1f}",
-        "" if worker["cpu_percent"] is None else f"{worker['cpu_percent']:.0f} %",
-        f"{worker['memory_bytes'] / 2**20:.0f} MiB",
+        "" if worker["cpu_percent"] is None else f"{worker['cpu_percent']:.0f}",
+        f"{worker['memory_bytes'] / 2**20:.0f}",
     ]

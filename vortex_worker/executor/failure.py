@@ -5,6 +5,7 @@ A node may raise anything, exceptions that can't be shown among them; nothing he
 
 from __future__ import annotations
 
+import contextlib
 import os
 import traceback
 from types import TracebackType
@@ -18,6 +19,7 @@ _HERE = os.path.dirname(__file__)
 #: Frames above a node's: of no use to its author.
 _OURS = (
     *(os.path.join(_HERE, file) for file in ("runner.py", "registry.py", "folder.py", "comfy/adapter.py")),
+    contextlib.__file__,  # of what the adapter does around a node
     "<frozen importlib",
 )
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from vortex_worker.errors import ExecutorNotFound
 from vortex_worker.executor.base import AbstractExecutor
+from vortex_worker.executor.comfy import stand_in
 from vortex_worker.executor.comfy.packs import MAPPINGS
 from vortex_worker.executor.declaration import spec_of
 from vortex_worker.executor.failure import as_job_error, message_of, traceback_of
@@ -179,7 +180,11 @@ class Registry:
 def _nodes_of(folder: NodeFolder, name: str) -> Iterator[tuple[str, Callable[[], type[Any]]]]:
     """The name of each executor of a module, native ones and those of a pack, and what makes it."""
     if not folder.is_pack(name):
-        yield from (_named(cls) for cls in classes_of(folder.load(name)))
+        try:
+            module = folder.load(name)
+        except ImportError as error:
+            raise stand_in.explained(error) from error.__cause__
+        yield from (_named(cls) for cls in classes_of(module))
         return
     from vortex_worker.executor.comfy import adapter
 

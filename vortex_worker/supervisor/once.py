@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING
 
 from vortex_worker.ipc.protocol import printable
@@ -22,16 +23,18 @@ class Once:
         self._looked_at: set[str] = set()  # workers
 
     def warn(self, text: str, more: str = "") -> None:
-        """Log ``text`` and ``more``, unless ``text`` was logged before."""
+        """Log ``text``, unless it was logged before; ``more`` for those who want to know more (logging.INFO)."""
         if text in self._said:
             return
         if len(self._said) >= _MOST:
             self._said.clear()
         self._said.add(text)
-        log.warning("%s%s", text, more)
+        log.warning("%s", text)
+        if more:
+            log.info("%s", more)
 
     def warn_of_failures(self, link: WorkerLink) -> None:
-        """Log what a worker could not load, with tracebacks: every other lacks the same."""
+        """Log what a worker could not load, a line each: every other lacks the same. Tracebacks are logging.INFO."""
         if link.worker_id in self._looked_at:
             return
         if len(self._looked_at) >= _MOST:
@@ -39,14 +42,24 @@ class Once:
         self._looked_at.add(link.worker_id)
         partly = {op.source for op in link.capabilities.op_types}
         for failure, (plugin, message, traceback) in zip(link.plugin_errors, failures_of(link), strict=True):
-            frames = traceback.rstrip().removesuffix(message).rstrip()
             what = f"a node of {plugin}" if failure.plugin in partly else plugin
-            self.warn(f"{what} did not load: {message}", f"\n{frames}" if frames else "")
+            place = _place_of(traceback, plugin)
+            where = f" ({place})" if place and place not in message else ""
+            self.warn(f"{what} did not load: {message}{where}", traceback.rstrip())
 
     def clear(self) -> None:
         """Forget: all may have changed."""
         self._said.clear()
         self._looked_at.clear()
+
+
+def _place_of(traceback: str, plugin: str) -> str:
+    """The innermost line of the plugin's own code, as ``file:line``; "" if none is there."""
+    folder, _, name = plugin.rpartition("/")
+    root = name if folder == name else plugin  # a folder that is a pack itself
+    inside = re.compile(rf'  File "(.*/{re.escape(root)}(?:\.py|/.*))", line (\d+)')
+    places = [match.expand(r"\1:\2") for line in traceback.splitlines() if (match := inside.match(line))]
+    return places[-1] if places else ""
 
 
 def failures_of(link: WorkerLink) -> list[tuple[str, str, str]]:

@@ -258,9 +258,9 @@ def explained() -> Iterator[None]:
         raise kind(
             f"{error}: a worker sees Python's own files, the folders of models and those of custom nodes. To let "
             "nodes read elsewhere, add the folder (Fabric(models=…), --models); to write, return outputs"
-        ) from error
+        ).with_traceback(error.__traceback__) from error.__cause__
     except ImportError as error:
-        raise stand_in.explained(error) from error
+        raise stand_in.explained(error) from error.__cause__
 
 
 def executors_of(mappings: Any) -> Iterable[tuple[str, Any]]:

@@ -62,22 +62,25 @@ def _names() -> list[str]:
 
 
 def explained(error: ImportError) -> ImportError:
-    """The same error, saying why the module isn't here, and what is."""
-    name = error.name or ""
-    top = name.partition(".")[0]
+    """The same error, from the same place, saying why the module isn't here, and what is."""
+    more = _explanation(error)
+    if not more:
+        return error
+    kind = ModuleNotFoundError if isinstance(error, ModuleNotFoundError) else ImportError
+    return kind(f"{error}: {more}", name=error.name).with_traceback(error.__traceback__)
+
+
+def _explanation(error: ImportError) -> str:
+    top = (error.name or "").partition(".")[0]
     if top in {module.partition(".")[0] for module in MODULES} or top.startswith(
         ("comfy", "node_helpers", "execution")
     ):
-        return ImportError(
-            f"{error}: of ComfyUI itself there are {', '.join(MODULES)} here, and of these what most packs use",
-            name=name,
-        )
+        return f"of ComfyUI itself there are {', '.join(MODULES)} here, and of these what most packs use"
     if "failed to map segment" in str(error):
-        return ImportError(
-            f"{error}: compiled modules can't be loaded after lockdown; name the package in Fabric(modules=…) or "
-            "--module, and it is loaded before",
-            name=name,
+        return (
+            "compiled modules can't be loaded after lockdown; name the package in Fabric(modules=…) or --module, and "
+            "it is loaded before"
         )
     if isinstance(error, ModuleNotFoundError):
-        return ModuleNotFoundError(f"{error}: install it beside vortex-worker (workers install nothing)", name=name)
-    return error
+        return "install it beside vortex-worker (workers install nothing)"
+    return ""
