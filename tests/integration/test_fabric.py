@@ -326,10 +326,22 @@ def test_a_deadline_ends_a_stuck_job_by_force(fabric, gate):
     assert pid not in {worker["pid"] for worker in fabric.workers()}
 
 
+@pytest.mark.parametrize("node", ["Gate", "DeafGate"])
+def test_a_deadline_s_error_says_what_the_job_did(fabric, gate, node):
+    """Found by a first user: it named neither the time there was nor how far the node had come."""
+    job = started(fabric.submit(node, {"gate": gate}, deadline=1))
+    with pytest.raises(DeadlineExceeded) as caught:
+        job.result()
+    said = caught.value.message
+    assert said.startswith(f"{node} (job {job.id}) was not done within its 1 s: it had been running for "), said
+    assert " s, and its last report was step 1 of 2" in said
+    assert said.endswith("; deadline= (--timeout) gives it more")
+
+
 def test_a_deadline_ends_a_job_that_waits(fabric, gate):
     running = [started(fabric.submit("Gate", {"gate": gate})) for _ in range(2)]
     queued = fabric.submit("Identity", {"tensor": 1}, deadline=0.02)
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(DeadlineExceeded, match=r"within its 0\.02 s: it was waiting for a worker; deadline="):
         queued.result()
     assert queued.attempts == 0
     gate.fill_(1)

@@ -322,6 +322,7 @@ def test_a_deadline_ends_a_node_that_would_run_for_ever(fabric):
     with pytest.raises(DeadlineExceeded) as caught:
         fabric.run_workflow(nodes, deadline=1.0)
     assert caught.value.details["node"] == "gate"
+    assert "the workflow was not done within its 1 s: node gate (DeafGate) had been running for " in str(caught.value)
     assert ran(fabric.run_workflow(NOISE, settings={"noise.seed": 77}, deadline=60)) == {"noise", "twice", "thrice"}
 
 

@@ -1,13 +1,18 @@
-"""The time that a whole workflow has: each of its jobs gets what is left of it."""
+"""The time that a job has, or a whole workflow: each of its jobs gets what is left of it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vortex_worker.errors import DeadlineExceeded, QueueFull
-from vortex_worker.supervisor.job import Job, monotonic_deadline
+from vortex_worker.supervisor.job import Job, JobState, monotonic_deadline
+
+if TYPE_CHECKING:
+    from vortex_worker.supervisor.task import Task
+
+_MORE = "deadline= (--timeout) gives it more"
 
 
 class Deadline:
@@ -45,4 +50,32 @@ class Deadline:
 
     def exceeded(self) -> DeadlineExceeded:
         """What a workflow fails with that is not done by then."""
-        return DeadlineExceeded(f"the workflow was not done within its {self._seconds:g} s")
+        return DeadlineExceeded(f"the workflow was not done within its {self._seconds:g} s; {_MORE}")
+
+    def tell(self, error: DeadlineExceeded, node: str, class_type: str) -> None:
+        """Say of a job's error what the workflow's deadline was: the job's own was only what was left of it."""
+        if self._seconds is not None and "doing" in error.details:
+            error.message = (
+                f"the workflow was not done within its {self._seconds:g} s: node {node} ({class_type}) "
+                f"{error.details['doing']}; {_MORE}"
+            )
+
+
+def exceeded(task: Task) -> DeadlineExceeded:
+    """What a job fails with whose time is up; ``details["doing"]`` is what it did then, in words."""
+    job, told = task.job, task.job.progress
+    if job.state is not JobState.RUNNING:
+        doing = "was waiting for a worker" + (f", after {job.attempts} lost under it" if job.attempts else "")
+    else:
+        doing = f"had been running for {(time.monotonic_ns() - task.begun) / 1e9:.3g} s"
+        doing += (
+            f", and its last report was step {told.step} of {told.total}"
+            if told.total
+            else ", without a progress report"
+        )
+        if told.message:
+            doing += f" ({told.message:.100})"
+        if job.attempts > 1:
+            doing += f", in attempt {job.attempts}"
+    text = f"{job.op_type} (job {job.id}) was not done within its {task.seconds:g} s: it {doing}; {_MORE}"
+    return DeadlineExceeded(text, {"doing": doing})

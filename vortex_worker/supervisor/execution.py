@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from vortex_worker.errors import JobError, OOMSoft, OutOfArena, ValidationError
+from vortex_worker.errors import DeadlineExceeded, JobError, OOMSoft, OutOfArena, ValidationError
 from vortex_worker.executor.validation import check_outputs, linked_problems
 from vortex_worker.supervisor.lists import gathered, is_spread, spread
 from vortex_worker.supervisor.precheck import Params, ask, is_told_late, linked_types, with_defaults
@@ -309,6 +309,8 @@ class Execution:
             runs.retried = True  # what earlier runs left took the room
             self._submit_one(key, runs, place)
             return
+        if isinstance(error, DeadlineExceeded):
+            self._until.tell(error, key, node.class_type)
         if isinstance(error, JobError):
             error.details.setdefault("node", key)
             error.details.setdefault("class_type", node.class_type)

@@ -27,6 +27,7 @@ from vortex_worker.errors import (
 )
 from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
+from vortex_worker.supervisor.deadline import exceeded
 from vortex_worker.supervisor.job import Job, JobState, Progress, Timings, in_callback, refuse_in_callback
 from vortex_worker.supervisor.objects import ObjectRef
 from vortex_worker.supervisor.outputs import Outputs, Stored
@@ -135,6 +136,7 @@ class Jobs:
         """Locked. Give each free worker its next task. What is returned is to be sent."""
         self._crew.promote()
         started: Started = []
+        now = 0
         while pair := self._scheduler.pair():
             link, task = pair
             there = link.preloaded.get(task.work)
@@ -152,6 +154,7 @@ class Jobs:
             job.worker = link.worker_id
             job._runner = link
             job.state = JobState.RUNNING
+            task.begun = now = now or monotonic_ns()
             started.append((link, task))
         if started:
             self._changed.notify_all()
@@ -241,6 +244,8 @@ class Jobs:
                 except JobError as bad:
                     task.ending = bad  # what the job's caller is told when the lying worker is dead
                     raise
+            if isinstance(error, DeadlineExceeded) and 0 < task.deadline <= monotonic_ns():
+                error = exceeded(task)  # the worker knows less of it
             link.task = None
             self._scheduler.free(link)
             link.jobs_done += 1
@@ -377,8 +382,7 @@ class Jobs:
         with self._lock:
             if task.job.done():
                 return
-            tried = f"{task.job.attempts} attempt{'s' * (task.job.attempts != 1)}"
-            error = DeadlineExceeded(f"{task.work.op_type}: its deadline passed after {tried}")
+            error = exceeded(task)
             if self.runner_of(task) is None:
                 self._scheduler.remove(task)
                 self.finish(task, error=error)

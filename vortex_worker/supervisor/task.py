@@ -125,6 +125,10 @@ class Task:
     ending: VortexError | None = None
     #: Of its deadline.
     timer: TimerHandle | None = None
+    #: The time that it has, from when it was submitted.
+    seconds: float | None = None
+    #: When it was given to a worker last, CLOCK_MONOTONIC ns.
+    begun: int = 0
 
 
 def _handles(value: Any) -> Iterator[TensorHandle]:
