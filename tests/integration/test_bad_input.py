@@ -171,6 +171,17 @@ def test_out_of_memory_is_its_own_error_and_the_worker_lives(python):
         assert fabric.workers()[0]["pid"] == before
 
 
+def test_what_onednn_says_for_want_of_memory_is_out_of_memory_where_there_is_a_limit():
+    """Found by a first user, as WK-006: "could not create a primitive" is all that it says."""
+    with vw.Fabric(1, **SETTINGS | {"memory_limit": 2 << 30}) as fabric:
+        fabric.wait_ready(60)
+        (before,) = (worker["pid"] for worker in fabric.workers())
+        with pytest.raises(OOMSoft, match="Crowded: out of memory, twice: could not create a primitive"):
+            fabric.run("Crowded")
+        assert serves(fabric)
+        assert fabric.workers()[0]["pid"] == before
+
+
 # ------------------------------------------------------- what a hostile worker tells the supervisor
 
 BROKEN_TRAFFIC = (

@@ -168,6 +168,7 @@ def test_questions_need_no_torch() -> None:
         from vortex_worker import device
         assert device.is_oom(MemoryError())
         assert not device.is_oom(RuntimeError("other"))
+        assert not device.is_oom(RuntimeError("could not create a primitive"))  # of memory only where that is limited
         assert not device.is_device_error(RuntimeError("other"))
         device.empty_cache()
         assert "torch" not in sys.modules

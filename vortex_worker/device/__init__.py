@@ -97,6 +97,13 @@ def forbid_code() -> None:
     cpu.forbid_code()
 
 
+def limit_memory() -> None:
+    """Say that this process has a memory limit: what may be a failure of memory then is one."""
+    from vortex_worker.device import cpu
+
+    cpu.limit_memory()
+
+
 def seed_anew() -> None:
     """Give the global generators of torch and NumPy seeds of their own: after a fork, they are the parent's."""
     import numpy

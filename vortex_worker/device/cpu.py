@@ -14,6 +14,12 @@ from vortex_worker.device import Device, message_of
 if TYPE_CHECKING:
     import torch
 
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc")
+#: All that oneDNN's C++ interface says (dnnl.hpp), whatever the reason. What oneDNN can't do fails before, and in other
+#: words: "could not create a primitive descriptor for …".
+_NO_PRIMITIVE = ("could not create a primitive", "could not execute a primitive")
+_limited = False  # whether this process has a memory limit
+
 
 @functools.cache
 def device() -> Device:
@@ -89,12 +95,19 @@ def empty_cache() -> None:
         trim(0)
 
 
+def limit_memory() -> None:
+    """Take oneDNN's word for a failure that has no reason as one of memory: there is a limit to meet."""
+    global _limited
+    _limited = True
+
+
 def is_oom(error: BaseException) -> bool:
-    """MemoryError, the system's ENOMEM, or what torch's CPU allocator raises."""
+    """MemoryError, the system's ENOMEM, or what torch's CPU allocator raises; under a limit, oneDNN too."""
     if isinstance(error, MemoryError):
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(
-        sign in message_of(error) for sign in ("can't allocate memory", "not enough memory", "std::bad_alloc")
-    )
+    if not isinstance(error, RuntimeError):
+        return False
+    text = message_of(error)
+    return any(sign in text for sign in _NO_MEMORY) or (_limited and text in _NO_PRIMITIVE)

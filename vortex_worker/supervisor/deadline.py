@@ -46,19 +46,17 @@ class Deadline:
         try:
             return submit(*args, **options, deadline=left, timeout=left)
         except QueueFull:
-            raise self.exceeded() from None
+            raise self.exceeded("the queue was full of other jobs") from None
 
-    def exceeded(self) -> DeadlineExceeded:
-        """What a workflow fails with that is not done by then."""
-        return DeadlineExceeded(f"the workflow was not done within its {self._seconds:g} s; {_MORE}")
+    def exceeded(self, doing: str = "") -> DeadlineExceeded:
+        """What a workflow fails with that is not done by then; ``doing``: what it did, in words."""
+        at = f": {doing}" if doing else ""
+        return DeadlineExceeded(f"the workflow was not done within its {self._seconds:g} s{at}; {_MORE}")
 
     def tell(self, error: DeadlineExceeded, node: str, class_type: str) -> None:
         """Say of a job's error what the workflow's deadline was: the job's own was only what was left of it."""
         if self._seconds is not None and "doing" in error.details:
-            error.message = (
-                f"the workflow was not done within its {self._seconds:g} s: node {node} ({class_type}) "
-                f"{error.details['doing']}; {_MORE}"
-            )
+            error.message = self.exceeded(f"node {node} ({class_type}) {error.details['doing']}").message
 
 
 def exceeded(task: Task) -> DeadlineExceeded:

@@ -91,7 +91,7 @@ def run(
         known = fabric.nodes(until.left())
         failed = list(dict.fromkeys(plugin for plugin, _, _ in fabric.plugin_errors(until.left())))
     except TimeoutError:
-        raise until.exceeded() from None
+        raise until.exceeded("no worker was ready") from None
     specs = {**known, **{name: node.spec for name, node in CLIENT_NODES.items()}}
     prompt = graph.as_prompt()  # as it was written: checking it renames aliases
     warnings = drop_unknown(graph, specs, settings)

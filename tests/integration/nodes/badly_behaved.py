@@ -1,6 +1,7 @@
 """Nodes that break rules, one way each."""
 
 import ctypes
+import mmap
 import signal
 import sys
 import time
@@ -175,6 +176,26 @@ class Hog(AbstractExecutor):
         if params["python"]:
             return {"count": len(bytearray(params["bytes"]))}
         return {"count": torch.zeros(params["bytes"], dtype=torch.uint8).numel()}
+
+
+class Crowded(AbstractExecutor):
+    """A convolution that oneDNN has never met, where no page is left for the code that it would write."""
+
+    op_type = "Crowded"
+    output_ports = (Port("count", "INT"),)
+
+    def execute(self, inputs, params):
+        image, kernel = torch.ones(1, 40, 33, 35), torch.ones(40, 40, 3, 3)
+        _ = torch.empty(4, 40, 33, 35)  # what the heap keeps for the result
+        held, size = [], 64 << 20
+        while size >= mmap.PAGESIZE:
+            try:
+                held.append(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+            except OSError:
+                size //= 2
+        del _
+        torch.nn.functional.conv2d(image, kernel, padding=1)
+        return {"count": len(held)}
 
 
 class MakeLarge(AbstractExecutor):
