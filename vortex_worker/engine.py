@@ -87,6 +87,7 @@ class Engine:
                 save=lambda outputs: self._save(spec, outputs), free_memory=self._drop_idle,
             )  # fmt: skip
         except JobError as error:
+            error.__traceback__ = error.__context__ = error.__cause__ = None  # frames, with all that the node had
             if self._log.enabled("debug"):
                 self._log.debug("job.failed", code=error.code, message=error.message)
             sticky = isinstance(error, CUDAError) and error.details.get("sticky") == "true"

@@ -171,6 +171,14 @@ def test_out_of_memory_is_its_own_error_and_the_worker_lives(python):
         assert fabric.workers()[0]["pid"] == before
 
 
+@pytest.mark.parametrize(("error", "kind"), [("MemoryError", OOMSoft), ("ValueError", ExecutionError)])
+def test_what_a_failed_node_held_is_free_for_the_next_job(single, error, kind):
+    """Its frames were kept by the error's traceback, until Python happened to look for cycles."""
+    with pytest.raises(kind):
+        single.run("Left", params={"error": error})
+    assert single.run("Left") == {"count": 0}
+
+
 def test_what_onednn_says_for_want_of_memory_is_out_of_memory_where_there_is_a_limit():
     """Found by a first user, as WK-006: "could not create a primitive" is all that it says."""
     with vw.Fabric(1, **SETTINGS | {"memory_limit": 2 << 30}) as fabric:

@@ -5,6 +5,8 @@ import mmap
 import signal
 import sys
 import time
+import weakref
+from typing import ClassVar
 
 import torch
 
@@ -176,6 +178,22 @@ class Hog(AbstractExecutor):
         if params["python"]:
             return {"count": len(bytearray(params["bytes"]))}
         return {"count": torch.zeros(params["bytes"], dtype=torch.uint8).numel()}
+
+
+class Left(AbstractExecutor):
+    """Fails while it holds a tensor; or counts those that its failures left behind."""
+
+    op_type = "Left"
+    output_ports = (Port("count", "INT"),)
+    params = (Param("error", "STRING", default=""),)
+    held: ClassVar[list[weakref.ref[torch.Tensor]]] = []
+
+    def execute(self, inputs, params):
+        if not params["error"]:
+            return {"count": sum(one() is not None for one in self.held)}
+        tensor = torch.ones(1)
+        self.held.append(weakref.ref(tensor))
+        raise {"MemoryError": MemoryError, "ValueError": ValueError}[params["error"]]
 
 
 class Crowded(AbstractExecutor):
