@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -48,6 +49,15 @@ def test_idle_workers(fabric, tmp_path):
         assert worker["memory_bytes"] > 1 << 20
     assert found["command"]
     assert found["arena_bytes"] > 1 << 30
+
+
+def test_units_are_in_the_header(fabric, tmp_path):
+    """Found by a first user, who did not know what acts/s are."""
+    wide = os.environ | {"COLUMNS": "200"}
+    done = subprocess.run(TOP, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=wide, check=True)
+    assert re.search(rf"^pid {os.getpid()} · [\d.]+ jobs per second · ", done.stdout, re.MULTILINE)
+    header = next(line for line in done.stdout.splitlines() if "slot" in line)
+    assert re.split(r" {2,}", header.strip())[-4:] == ["silent s", "steps/s", "CPU %", "memory MiB"]
 
 
 def test_a_standby_is_no_idle_worker(tmp_path):

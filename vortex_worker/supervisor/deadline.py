@@ -55,7 +55,8 @@ class Deadline:
 
     def tell(self, error: DeadlineExceeded, node: str, class_type: str) -> None:
         """Say of a job's error what the workflow's deadline was: the job's own was only what was left of it."""
-        if self._seconds is not None and "doing" in error.details:
+        passed = self._seconds is not None and time.monotonic_ns() >= self._at  # a node may raise it when it likes
+        if passed and "doing" in error.details:
             error.message = self.exceeded(f"node {node} ({class_type}) {error.details['doing']}").message
 
 
@@ -66,13 +67,10 @@ def exceeded(task: Task) -> DeadlineExceeded:
         doing = "was waiting for a worker" + (f", after {job.attempts} lost under it" if job.attempts else "")
     else:
         doing = f"had been running for {(time.monotonic_ns() - task.begun) / 1e9:.3g} s"
-        doing += (
-            f", and its last report was step {told.step} of {told.total}"
-            if told.total
-            else ", without a progress report"
+        steps = (
+            f", and its last report was step {told.step} of {told.total}" if told.total else ", and reported nothing"
         )
-        if told.message:
-            doing += f" ({told.message:.100})"
+        doing += steps + (f" ({told.message:.100})" if told.message else "")
         if job.attempts > 1:
             doing += f", in attempt {job.attempts}"
     text = f"{job.op_type} (job {job.id}) was not done within its {task.seconds:g} s: it {doing}; {_MORE}"

@@ -125,8 +125,8 @@ class Task:
     ending: VortexError | None = None
     #: Of its deadline.
     timer: TimerHandle | None = None
-    #: The time that it has, from when it was submitted.
-    seconds: float | None = None
+    #: From when it was submitted to its deadline, s.
+    seconds: float = 0.0
     #: When it was given to a worker last, CLOCK_MONOTONIC ns.
     begun: int = 0
 
