@@ -1,7 +1,9 @@
 """What workflows are run with: lists, signatures, kept results, texts in pictures."""
 
 import json
+import os
 import struct
+import tracemalloc
 import zlib
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vortex_worker.errors import WorkflowError
 from vortex_worker.executor.ports import OpSpec, Port
 from vortex_worker.supervisor import embedded
 from vortex_worker.supervisor.graph import Graph
@@ -127,7 +130,8 @@ def test_texts_of_every_kind_are_read():
         (b"iTXt", "wide\0\0\0de\0weit\0ü".encode()), (b"iTXt", b"both\0\1\0\0\0" + zlib.compress("é".encode())),
         (b"tEXt", b"prompt\0later"), (b"IEND", b""), (b"tEXt", b"after\0the end"),
     )  # fmt: skip
-    assert embedded.texts(data) == {"prompt": "{}", "packed": "small", "wide": "ü", "both": "é"}
+    everything = {"prompt", "packed", "wide", "both", "after"}
+    assert embedded.texts(data, everything) == {"prompt": "{}", "packed": "small", "wide": "ü", "both": "é"}
 
 
 @pytest.mark.parametrize(
@@ -142,15 +146,48 @@ def test_texts_of_every_kind_are_read():
 )
 def test_pictures_that_lie_are_refused(tmp_path, data, said):
     with pytest.raises(ValueError, match=said):
-        embedded.texts(data)
+        embedded.texts(data, {"prompt"})
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_texts_or_an_error(data):
     try:
-        embedded.texts(embedded.SIGNATURE + data)
+        embedded.texts(embedded.SIGNATURE + data, {"", "prompt"})
     except ValueError:
         pass
+
+
+def test_texts_that_nobody_asked_for_are_not_unpacked():
+    """A thousand of them, each of ten million spaces, fill the memory of who looks for a workflow."""
+    text = zlib.compress(b" " * 10_000_000)
+    data = png((b"tEXt", b"prompt\0{}"), *((b"zTXt", f"prompt{i}".encode() + b"\0\0" + text) for i in range(50)),
+               *((b"zTXt", b"prompt\0\0" + text) for i in range(50)))  # fmt: skip
+    tracemalloc.start()
+    try:
+        assert embedded.texts(data, {"prompt"}) == {"prompt": "{}"}
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def sparse(path):
+    path.touch()
+    os.truncate(path, 50 << 30)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (os.mkfifo, "no regular file"),
+        (sparse, "has 53687091200 bytes: at most"),
+        (lambda path: path.write_bytes(b" " * (65 << 20)), "of JSON: at most"),
+    ],
+    ids=["a pipe", "50 GiB of nothing", "65 MiB of JSON"],
+)
+def test_a_file_that_is_no_workflow_is_neither_waited_for_nor_read_whole(tmp_path, made, said):
+    made(tmp_path / "w.json")
+    with pytest.raises(WorkflowError, match=said):
+        Graph.read(tmp_path / "w.json")
 
 
 def test_a_workflow_is_read_from_a_picture_and_from_a_request(tmp_path):

@@ -24,6 +24,8 @@ def find(workflow: str) -> str:
         return workflow
     if workflow in names():
         return str(files("vortex_worker") / "examples" / workflow / "workflow.json")
+    if os.path.exists(workflow):
+        raise click.BadParameter(f"{workflow!r} is no regular file", param_hint="WORKFLOW")
     raise click.BadParameter(
         f"there is no file {workflow!r}, and no example of this name: there is {', '.join(names()) or 'none'}",
         param_hint="WORKFLOW",

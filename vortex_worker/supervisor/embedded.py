@@ -6,13 +6,16 @@ Only chunk headers and text are read, bounded; pixels are decoded by workers.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Container
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_TEXT = 16 << 20  # bytes of one text, unpacked
 
 
-def texts(data: bytes) -> dict[str, str]:
+def texts(data: bytes, keywords: Container[str]) -> dict[str, str]:
     """The texts of a PNG by keyword (PNG specification, third edition, 11.3.3): tEXt, zTXt and iTXt.
+
+    Only those of ``keywords``, and of each the first: others are not unpacked, however many there are.
 
     Raises:
         ValueError: it is no PNG, or a chunk is malformed, in a sentence.
@@ -29,22 +32,23 @@ def texts(data: bytes) -> dict[str, str]:
         if kind == b"IEND":
             break
         if kind in (b"tEXt", b"zTXt", b"iTXt"):
-            keyword, text = _text(kind, body)
-            found.setdefault(keyword, text)
+            keyword, _, rest = body.partition(b"\0")
+            name = keyword.decode("latin-1")
+            if name in keywords and name not in found:
+                found[name] = _text(kind, rest)
         at += 12 + length
     return found
 
 
-def _text(kind: bytes, body: bytes) -> tuple[str, str]:
-    keyword, _, rest = body.partition(b"\0")
-    name = keyword.decode("latin-1")
+def _text(kind: bytes, rest: bytes) -> str:
+    """What follows the keyword."""
     if kind == b"tEXt":
-        return name, rest.decode("latin-1")
+        return rest.decode("latin-1")
     if kind == b"zTXt":
-        return name, _unpacked(rest[1:]).decode("latin-1")
+        return _unpacked(rest[1:]).decode("latin-1")
     packed = rest[:1] == b"\1"
     text = rest[2:].split(b"\0", 2)[-1]  # after the language and the translated keyword
-    return name, (_unpacked(text) if packed else text).decode("utf-8", "replace")
+    return (_unpacked(text) if packed else text).decode("utf-8", "replace")
 
 
 def _unpacked(data: bytes) -> bytes:

@@ -24,7 +24,7 @@ from vortex_worker.executor.validation import few
 from vortex_worker.ipc.protocol import printable
 
 _MAX_FILE = 15 << 20  # 15 MiB: what a control frame carries
-_OPENING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY  # a FIFO doesn't block
+_OPENING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY  # a FIFO doesn't block
 _MOST_REPEATED = 256 << 20  # bytes of a tensor that shows the same memory more than once
 _MOST_LISTED = 10_000  # files looked at to tell the nearest names
 _PART = re.compile(r"[\w\-][\w\-. ]{0,99}")  # of a prefix, between slashes
@@ -85,21 +85,39 @@ def read_input(kind: Kind, name: str, place: Place) -> bytes:
     if any(part.startswith(".") for part in os.path.relpath(path, folder).split(os.sep)):
         raise ValidationError(f"{kind.name} is {shown}: hidden files and folders aren't read")
     try:
-        with open(path, "rb", opener=lambda path, _: os.open(path, _OPENING)) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ValidationError(f"{kind.name} {shown} can't be read: it is no regular file")
-            if status.st_size > _MAX_FILE:
-                raise ValidationError(f"{kind.name} {shown} has {status.st_size} bytes: at most {_MAX_FILE} are read")
-            data = file.read(_MAX_FILE + 1)
+        data = read_regular(path, _MAX_FILE, os.O_NOFOLLOW)
     except (FileNotFoundError, NotADirectoryError):
         others = _instead(bare, folder, kind)
         text = f"{kind.name} is {shown}: there is no such file in {place.input_dir}{others}"
         raise ValidationError(text, {"type": "value_not_in_list"}) from None
     except OSError as error:
         raise ValidationError(f"{kind.name} {shown} can't be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ValidationError(f"{kind.name} {shown} can't be read: {error}") from None
     if not kind.is_one(data):
         raise ValidationError(f"{kind.name} {shown} is not sent to a worker: its content is no {kind.name}'s")
+    return data
+
+
+def read_regular(path: str | os.PathLike[str], most: int, flags: int = 0) -> bytes:
+    """A file's content. Neither a pipe that nobody writes to nor a terminal is waited for.
+
+    Args:
+        most: bytes it may have.
+        flags: of open(2), beside those for reading.
+
+    Raises:
+        OSError: it can't be opened or read.
+        ValueError: it is no regular file, or larger, in a sentence.
+    """
+    with open(path, "rb", opener=lambda path, _: os.open(path, _OPENING | flags)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is no regular file")
+        data = file.read(most + 1) if status.st_size <= most else b""
+    size = max(status.st_size, len(data))
+    if size > most:
+        raise ValueError(f"it has {size} bytes: at most {most} are read")
     return data
 
 

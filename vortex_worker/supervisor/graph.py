@@ -14,13 +14,16 @@ import os
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from vortex_worker.errors import Problem, WorkflowError
 from vortex_worker.executor.ports import OpSpec
 from vortex_worker.executor.validation import near
 from vortex_worker.supervisor import embedded
+from vortex_worker.supervisor.files import read_regular
+
+_MOST_PICTURE = 1 << 30  # bytes of a file
+_MOST_JSON = 64 << 20  # bytes, of a hundred thousand nodes
 
 
 @dataclass(slots=True)
@@ -180,13 +183,15 @@ class Graph:
 def _from_file(path: str) -> tuple[Any, dict[str, Any]]:
     """A file's workflow, and what a picture has beside it."""
     try:
-        data = Path(path).read_bytes()
+        data = read_regular(path, _MOST_PICTURE)
     except OSError as error:
         raise WorkflowError([("", f"{path}: {error.strerror}")]) from None
+    except ValueError as error:
+        raise WorkflowError([("", f"{path} can't be read: {error}")]) from None
     if not data.startswith(embedded.SIGNATURE):
         return _parsed(data, path), {}
     try:
-        texts = embedded.texts(data)
+        texts = embedded.texts(data, {"prompt", "workflow"})
     except ValueError as error:
         raise WorkflowError([("", f"{path}: {error}")]) from None
     if "prompt" not in texts:
@@ -196,6 +201,8 @@ def _from_file(path: str) -> tuple[Any, dict[str, Any]]:
 
 
 def _parsed(text: str | bytes, path: str) -> Any:
+    if len(text) > _MOST_JSON:
+        raise WorkflowError([("", f"{path} has {len(text)} bytes of JSON: at most {_MOST_JSON} are read")])
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
