@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from vortex_worker.errors import DeadlineExceeded, JobError, OOMSoft, OutOfArena, ValidationError
 from vortex_worker.executor.validation import check_outputs, linked_problems
 from vortex_worker.supervisor.lists import gathered, is_spread, spread
+from vortex_worker.supervisor.literals import sizes_of
 from vortex_worker.supervisor.precheck import Params, ask, is_told_late, linked_types, with_defaults
 from vortex_worker.supervisor.signature import signatures
 from vortex_worker.supervisor.workflow import WorkflowResult
@@ -311,6 +312,8 @@ class Execution:
             return
         if isinstance(error, DeadlineExceeded):
             self._until.tell(error, key, node.class_type)
+        if isinstance(error, OutOfArena):
+            error.message += sizes_of(node)
         if isinstance(error, JobError):
             error.details.setdefault("node", key)
             error.details.setdefault("class_type", node.class_type)

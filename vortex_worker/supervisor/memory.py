@@ -126,6 +126,11 @@ class Memory:
         return len(self._leases)
 
     @property
+    def lease_size(self) -> int:
+        """Bytes of each."""
+        return self._leases[0].size
+
+    @property
     def client_live(self) -> int:
         """Live blocks of the client region."""
         return int(self._client.live)

@@ -14,6 +14,7 @@ from vortex_worker.supervisor.check import drop_unknown, problems_of
 from vortex_worker.supervisor.deadline import Deadline
 from vortex_worker.supervisor.files import ClientNode, Place
 from vortex_worker.supervisor.graph import Graph
+from vortex_worker.supervisor.literals import literal_problems
 from vortex_worker.supervisor.precheck import prepare
 
 if TYPE_CHECKING:
@@ -108,6 +109,10 @@ def run(
     problems = problems_of(graph, specs, None if outputs is None else set(needed), failed)
     bad = {problem.node for problem in problems}
     sound = [key for key in needed if key not in bad]
+    workers = [key for key in sound if graph.nodes[key].class_type not in CLIENT_NODES]
+    problems += literal_problems(graph, specs, workers, fabric._memory.lease_size)
+    bad = {problem.node for problem in problems}
+    sound = [key for key in sound if key not in bad]
     params, more = prepare(fabric, graph, specs, CLIENT_NODES, place, sound, until)
     if problems or more:
         raise WorkflowError([*problems, *more])

@@ -1,0 +1,83 @@
+"""What plain values give away is told before anything runs, with everything else that is wrong."""
+
+import pytest
+
+import vortex_worker as vw
+from vortex_worker.errors import OutOfArena, WorkflowError
+from vortex_worker.executor.diffusion.prompt import MAX_LENGTH
+from vortex_worker.executor.nodes.sampling.schedules import MAX_STEPS
+from vortex_worker.supervisor import literals
+
+
+@pytest.fixture(scope="module")
+def fabric():
+    with vw.Fabric(1, threads=1, lease_size=64 << 20, client_size=64 << 20) as fabric:
+        yield fabric.wait_ready(60)
+
+
+def diffusion(**inputs):
+    """Text-to-image without its checkpoint, so that nothing could run."""
+    return {
+        "1": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64}},
+        "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["load", 1], "text": inputs.get("text", "a cat")}},
+        "sample": {
+            "class_type": "KSampler",
+            "inputs": {
+                "model": ["load", 0], "positive": ["text", 0], "negative": ["text", 0], "latent_image": ["1", 0],
+                **{name: value for name, value in inputs.items() if name != "text"},
+            },
+        },
+        "load": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "none.safetensors"}},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({"text": "x" * 20_001}, "node text: 'text' has 20001 characters: it takes 20000"),
+        ({"text": "cat \ud800"}, "node text: 'text' has half a character, U\\+D800, at 4"),
+        (
+            {"steps": 20, "denoise": 1e-6},
+            "node sample: 'denoise' is 1e-06: with 20 steps it takes 0, or at least 2e-05",
+        ),
+    ],
+    ids=["length", "surrogate", "denoise"],
+)
+def test_a_value_that_its_node_would_refuse_is_told_before_any_model_is_loaded(fabric, inputs, said):
+    with pytest.raises(WorkflowError, match=said):
+        fabric.run_workflow(diffusion(**inputs))
+
+
+def test_the_bounds_are_those_of_the_nodes():
+    assert (literals.MAX_LENGTH, literals.MAX_STEPS) == (MAX_LENGTH, MAX_STEPS)
+
+
+@pytest.mark.parametrize(
+    ("node", "size", "wanted"),
+    [
+        ("EmptyLatentImage", (16384, 16384, 4096), 4096 * 4 * 2048 * 2048 * 4),
+        ("EmptySD3LatentImage", (4096, 4096, 5), 5 * 16 * 512 * 512 * 4),
+        ("EmptyImage", (4096, 4096, 1), 4096 * 4096 * 3 * 4),
+    ],
+)
+def test_a_size_that_no_worker_has_memory_for_is_told_by_its_inputs_and_how_to_have_more(fabric, node, size, wanted):
+    width, height, count = size
+    inputs = {"width": width, "height": height, "batch_size": count}
+    said = f"node 1: 'width' {width}, 'height' {height} and 'batch_size' {count} take {wanted} bytes: .*lease_size="
+    with pytest.raises(WorkflowError, match=said):
+        fabric.run_workflow({"1": {"class_type": node, "inputs": inputs}})
+
+
+def test_what_just_fits_runs(fabric):
+    workflow = {"1": {"class_type": "EmptySD3LatentImage", "inputs": {"width": 4103, "height": 4103, "batch_size": 4}}}
+    assert fabric.run_workflow(workflow).values["1"]["latent"]["samples"].shape == (4, 16, 512, 512)
+
+
+def test_a_node_that_had_no_room_says_which_inputs_made_it_large(fabric):
+    workflow = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8}},
+        "2": {"class_type": "ImageScale", "inputs": {"image": ["1", 0], "width": 4096, "height": 4096}},
+    }
+    with pytest.raises(OutOfArena, match=r"'width' is 4096, 'height' is 4096; .*lease_size= gives") as caught:
+        fabric.run_workflow(workflow)
+    assert caught.value.details["node"] == "2"
