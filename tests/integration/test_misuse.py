@@ -152,6 +152,26 @@ def test_what_is_none_is_refused_where_it_is_said(fabric, call, said):
         fabric.submit(**{"op_type": "Die", "params": {"how": "kill"}} | call)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ({"settings": {1: 2}}, TypeError, 'settings has the key 1: it takes strings, "NODE.INPUT"'),
+        ({"settings": 5}, TypeError, "settings is 5: it takes a dict of values"),
+        ({"progress": 5}, TypeError, "progress is 5: it takes an object with the methods node_started"),
+        ({"outputs": 5}, TypeError, "outputs is 5: it takes ids of nodes"),
+        ({"outputs": [None]}, TypeError, r"outputs is \[None\]: it takes ids"),
+        ({"output_dir": "\0"}, ValueError, r"output_dir is '\\x00': it takes the path of a folder"),
+        ({"output_dir": 5}, TypeError, "output_dir is 5: it takes the path of a folder"),
+        ({"settings": {"seed": 1}}, vw.errors.WorkflowError, r'settings\["seed"\]: it takes NODE\.INPUT'),
+        ({"settings": {"7.seed": 1}}, vw.errors.WorkflowError, r'settings\["7.seed"\]: there is no node \'7\''),
+    ],
+    ids=str,
+)
+def test_an_argument_of_a_workflow_s_run_is_refused_by_its_name(fabric, arguments, error, said):
+    with pytest.raises(error, match=said):
+        fabric.run_workflow({"1": {"class_type": "EmptyLatentImage", "inputs": {}}}, **arguments)
+
+
 def test_no_time_is_refused(fabric, gate):
     job = fabric.submit("Gate", {"gate": gate})
     with pytest.raises(ValueError, match="timeout is nan"):

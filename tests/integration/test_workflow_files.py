@@ -338,9 +338,10 @@ def test_a_link_in_the_output_folder_leads_nowhere(fabric, tmp_path, elsewhere, 
 def test_gigantic_dimensions_are_refused_and_the_worker_lives_on(fabric):
     pids = {worker["pid"] for worker in fabric.workers()}
     vast = {"a": {"class_type": "EmptyLatentImage", "inputs": {"width": 16384, "height": 16384, "batch_size": 4096}}}
-    with pytest.raises(vw.errors.OutOfArena) as caught:
+    with pytest.raises(WorkflowError, match="node a: 'width' 16384, 'height' 16384 and 'batch_size' 4096 take"):
         fabric.run_workflow(vast)
-    assert caught.value.details["node"] == "a"
+    with pytest.raises(vw.errors.OutOfArena):
+        fabric.run("EmptyLatentImage", params=vast["a"]["inputs"])
     with pytest.raises(WorkflowError, match="'width' is 1000000: it takes a whole number, 16 to 16384"):
         fabric.run_workflow(vast, settings={"a.width": 1_000_000})
     assert {worker["pid"] for worker in fabric.workers()} == pids

@@ -214,8 +214,10 @@ def test_settings_override_values_and_links():
 
 @pytest.mark.parametrize("target", ["seed", "9.seed", "2."])
 def test_a_bad_setting_is_told(target):
-    with pytest.raises(WorkflowError, match="--set"):
+    with pytest.raises(WorkflowError, match=f'^settings\\["{target}"\\]: '):
         Graph.read(GOOD).set_values({target: 1})
+    with pytest.raises(WorkflowError, match=f"^--set {target}: "):
+        Graph.read(GOOD).set_values({target: 1}, "--set {}")
 
 
 @given(st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3), max_leaves=5))

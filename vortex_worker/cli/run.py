@@ -51,7 +51,7 @@ def run_command(
     try:
         values = dict(_parse_setting(text) for text in settings)
         graph = Graph.read(workflow)
-        graph.set_values(values)  # a bad file or --set is told before any process is started
+        graph.set_values(values, "--set {}")  # a bad file or --set is told before any process is started
         if learn is not None:
             _warn_of_learning(console, learn)
         with (

@@ -38,6 +38,43 @@ def mapping(name: str, value: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return value
 
 
+def settings_of(value: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Values by ``NODE.INPUT``. TypeError if it is anything else."""
+    if value is not None and not isinstance(value, Mapping):
+        raise TypeError(f'settings is {value!r:.80}: it takes a dict of values by "NODE.INPUT"')
+    for name in value or {}:
+        if not isinstance(name, str):
+            raise TypeError(f'settings has the key {name!r:.80}: it takes strings, "NODE.INPUT"')
+    return value or {}
+
+
+def node_ids(value: Iterable[str] | None) -> list[str] | None:
+    """Ids of nodes; a string is one. TypeError if it is anything else."""
+    if value is None:
+        return None
+    ids = [value] if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [None]
+    if not all(isinstance(key, str | int) for key in ids):
+        raise TypeError(f"outputs is {value!r:.80}: it takes ids of nodes")
+    return [str(key) for key in ids]
+
+
+def observer_of(value: Any) -> Any:
+    """Who is told of a run's progress, or None. TypeError if it lacks a method."""
+    methods = ("node_started", "node_progress", "node_done")
+    if value is not None and not all(callable(getattr(value, name, None)) for name in methods):
+        raise TypeError(f"progress is {value!r:.80}: it takes an object with the methods {', '.join(methods)}")
+    return value
+
+
+def output_folder(value: str | os.PathLike[str]) -> str:
+    """A path that a folder may have. TypeError or ValueError if it is none."""
+    if not isinstance(value, str | os.PathLike) or not isinstance(path := os.fspath(value), str):
+        raise TypeError(f"output_dir is {value!r:.80}: it takes the path of a folder")
+    if not path or "\0" in path:
+        raise ValueError(f"output_dir is {path!r:.80}: it takes the path of a folder")
+    return path
+
+
 def check_seconds(name: str, value: float, *, zero: bool = False) -> None:
     """Raises ConfigError unless it is a finite number above 0, or 0 where ``zero``."""
     number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vortex_worker.executor.ports import OpSpec
     from vortex_worker.supervisor.job import Job
     from vortex_worker.supervisor.link import WorkerLink
+    from vortex_worker.supervisor.workflow import Observer, WorkflowResult
 
 _GIB = 1 << 30
 _SPARE_LEASES = 64  # beyond one a worker: for those that results of dead workers keep. Only addresses, until used
@@ -294,15 +295,31 @@ class Fabric:
         output_dir: str | os.PathLike[str] = "out",
         settings: Mapping[str, Any] | None = None,
         outputs: Iterable[str] | None = None,
-        progress: Any = None,
+        progress: Observer | None = None,
         deadline: float | None = None,
-    ) -> Any:
-        """Run a workflow in ComfyUI's API format; see ``vortex_worker.supervisor.workflow.run``."""
+    ) -> WorkflowResult:
+        """Check a workflow in ComfyUI's API format whole, then run what its outputs need.
+
+        Args:
+            workflow: a JSON file, a PNG with a workflow inside, or a parsed one. ``LoadImage`` and others look for
+                their files below the file's folder, of a parsed one below the current folder.
+            output_dir: the folder that ``SaveImage`` and others write below. Made when needed.
+            settings: values that override the workflow's, by ``NODE.INPUT``: ``{"3.seed": 7}``.
+            outputs: ids of the nodes to run, with what they need. By default the output nodes, or, where there are
+                none, the nodes that nothing is linked to.
+            progress: its methods ``node_started``, ``node_progress`` and ``node_done`` are told of the run.
+            deadline: seconds from now for the whole of it.
+
+        Raises:
+            WorkflowError: it can't run as it is; nothing was run. JobError: a node failed. DeadlineExceeded: the
+                time was up. TypeError, ValueError: an argument is none.
+        """
+        from vortex_worker.supervisor import arguments
         from vortex_worker.supervisor.workflow import run
 
         return run(
-            self, workflow, output_dir=output_dir, settings=settings or {}, outputs=outputs, progress=progress,
-            deadline=deadline,
+            self, workflow, output_dir=arguments.output_folder(output_dir), settings=arguments.settings_of(settings),
+            outputs=arguments.node_ids(outputs), progress=arguments.observer_of(progress), deadline=deadline,
         )  # fmt: skip
 
     # -------------------------------------------------------------- tensors

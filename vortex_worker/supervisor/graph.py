@@ -93,8 +93,8 @@ class Graph:
             raise WorkflowError(problems)
         return cls(nodes, extra if isinstance(extra, Mapping) else {})
 
-    def set_values(self, settings: Mapping[str, Any]) -> None:
-        """Override values: ``{"3.seed": 7}``.
+    def set_values(self, settings: Mapping[str, Any], said: str = 'settings["{}"]') -> None:
+        """Override values: ``{"3.seed": 7}``; ``said`` is how whoever set one wrote its name.
 
         Raises:
             WorkflowError: no such node.
@@ -103,9 +103,9 @@ class Graph:
         for target, value in settings.items():
             node_id, dot, name = target.partition(".")
             if not dot or not name:
-                problems.append(("", f"--set {target}: it takes NODE.INPUT=VALUE"))
+                problems.append(("", f"{said.format(target)}: it takes NODE.INPUT"))
             elif node_id not in self.nodes:
-                problems.append(("", f"--set {target}: there is no node {node_id!r}{near(node_id, self.nodes)}"))
+                problems.append(("", f"{said.format(target)}: there is no node {node_id!r}{near(node_id, self.nodes)}"))
             else:
                 self.nodes[node_id].links.pop(name, None)
                 self.nodes[node_id].values[name] = value
