@@ -81,3 +81,25 @@ def test_a_node_that_had_no_room_says_which_inputs_made_it_large(fabric):
     with pytest.raises(OutOfArena, match=r"'width' is 4096, 'height' is 4096; .*lease_size= gives") as caught:
         fabric.run_workflow(workflow)
     assert caught.value.details["node"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "said"),
+    [
+        ("a" * 300, "…, of 300 bytes: it takes 240 at most"),
+        ("a/" * 1500 + "b", "…, of 3001 bytes: it takes 240 at most"),
+        ("ä" * 121, "of 242 bytes: it takes 240 at most"),
+        ("a" * 101, "each part has 1 to 100 of them"),
+        (".ssh/authorized_keys", "begins with a letter, a digit, '-' or '_'"),
+        ("%date:yyyy%", "These are filled in: %width%, %height%, %year%"),
+    ],
+    ids=lambda value: value[:12],
+)
+def test_a_prefix_that_no_file_can_have_is_told_before_anything_runs(fabric, tmp_path, prefix, said):
+    workflow = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": prefix}},
+    }
+    with pytest.raises(WorkflowError, match=said):
+        fabric.run_workflow(workflow, output_dir=tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -27,6 +27,7 @@ _MAX_FILE = 15 << 20  # 15 MiB: what a control frame carries
 _OPENING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY  # a FIFO doesn't block
 _MOST_REPEATED = 256 << 20  # bytes of a tensor that shows the same memory more than once
 _MOST_LISTED = 10_000  # files looked at to tell the nearest names
+_LONGEST = 240  # bytes of a prefix: its last part gets a number and a suffix, in the 255 that names may have
 _PART = re.compile(r"[\w\-][\w\-. ]{0,99}")  # of a prefix, between slashes
 
 
@@ -239,16 +240,25 @@ def check_writable(prefix: str, place: Place) -> None:
 
 def _path_of(prefix: str, place: Place, width: int = 0, height: int = 0) -> str:
     """The path that a prefix stands for, without number and suffix. Raises ValidationError."""
-    parts = _filled(prefix, width, height).split("/")
+    filled = _filled(prefix, width, height)
+    shown = repr(prefix) if len(prefix) <= _LONGEST else f"{prefix[:60]!r}…"
+    if (size := len(filled.encode("utf-8", "surrogatepass"))) > _LONGEST:
+        raise ValidationError(f"filename_prefix is {shown}, of {size} bytes: it takes {_LONGEST} at most")
+    parts = filled.split("/")
     if not all(_PART.fullmatch(part) for part in parts):
         raise ValidationError(
-            f"filename_prefix is {prefix!r}: it takes letters, digits, '-', '_', '.' and spaces, and '/' for folders"
+            f"filename_prefix is {shown}: it takes letters, digits, '-', '_', '.' and spaces, and '/' for folders; "
+            "each part has 1 to 100 of them and begins with a letter, a digit, '-' or '_'. "
+            f"These are filled in: {', '.join(f'%{name}%' for name in _FILLED_IN)}"
         )
     path = os.path.join(place.output_dir, *parts)
     # Links that are there are followed.
     if not _lies_in(os.path.realpath(os.path.dirname(path)), os.path.realpath(place.output_dir)):
         raise ValidationError(f"filename_prefix is {prefix!r}: it leads out of {place.output_dir}")
     return path
+
+
+_FILLED_IN = ("width", "height", "year", "month", "day", "hour", "minute", "second")
 
 
 def _filled(prefix: str, width: int, height: int) -> str:
