@@ -212,6 +212,57 @@ def test_settings_override_values_and_links():
     assert "latent_image" not in graph.nodes["3"].links
 
 
+def nested(depth):
+    value = []
+    for _ in range(depth):
+        value = {"x": value}
+    return value
+
+
+def holding_itself():
+    value = []
+    value += [value] * 9
+    return value
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"1": {"class_type": "Load"}, "1": {"class_type": "Any"}}', "w.json has the key '1' twice in one object"),
+        ('{"1": {"class_type": "Noise", "inputs": {"seed": 1, "seed": 2}}}', "w.json has the key 'seed' twice in one"),
+        ("[" * 100_000, r"w.json is not JSON that can be read: it is nested too deeply$"),
+        ('{"1": -%s}' % ("9" * 5000), r"w.json has a number of 5000 digits$"),
+        ("5", "nodes by id, not an int$"),
+        ("null", "nodes by id, not null$"),
+        ('{"1": {"class_type": "Load", "inputs": 5}}', "inputs is an int: it must"),
+    ],
+    ids=["node", "input", "deep", "digits", "int", "null", "inputs"],
+)
+def test_what_a_file_says_that_is_no_workflow_is_told_in_words(tmp_path, text, said):
+    path = tmp_path / "w.json"
+    path.write_text(text)
+    with pytest.raises(WorkflowError, match=said):
+        Graph.read(path)
+
+
+def test_a_node_that_is_there_by_number_and_by_string_is_told():
+    with pytest.raises(WorkflowError, match="node 1: is there twice"):
+        Graph.read({1: {"class_type": "Load"}, "1": {"class_type": "Any"}})
+
+
+@pytest.mark.parametrize("value", [nested(100_000), nested(100), holding_itself()], ids=["deep", "just", "itself"])
+def test_a_value_without_an_end_is_told_by_its_name(value):
+    with pytest.raises(WorkflowError, match="node 2: 'more' is nested too deeply, or holds itself"):
+        Graph.read(with_inputs("2", more=value))
+
+
+def test_a_value_as_deep_as_they_may_be_is_read():
+    shared = []
+    for _ in range(60):
+        shared = [shared, shared]
+    assert Graph.read(with_inputs("2", more=nested(99), much=shared)).nodes["2"].values["much"] is shared
+
+
 @pytest.mark.parametrize("target", ["seed", "9.seed", "2."])
 def test_a_bad_setting_is_told(target):
     with pytest.raises(WorkflowError, match=f'^settings\\["{target}"\\]: '):

@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from vortex_worker.errors import Problem, WorkflowError
 from vortex_worker.executor.ports import OpSpec
-from vortex_worker.executor.validation import near
+from vortex_worker.executor.validation import a, near
 from vortex_worker.supervisor import embedded
 from vortex_worker.supervisor.files import read_regular
 
 _MOST_PICTURE = 1 << 30  # bytes of a file
 _MOST_JSON = 64 << 20  # bytes, of a hundred thousand nodes
+
+_DEEPEST = 100  # lists and objects in one another in a node's value
 
 
 @dataclass(slots=True)
@@ -66,7 +68,7 @@ class Graph:
             extra = told.get("extra_pnginfo") or {} if isinstance(told, Mapping) else {}
             source = source["prompt"]
         if not isinstance(source, Mapping):
-            raise WorkflowError([("", f"a workflow is a JSON object of nodes by id, not a {type(source).__name__}")])
+            raise WorkflowError([("", f"a workflow is a JSON object of nodes by id, not {_kind(source)}")])
         if isinstance(source.get("nodes"), list):
             raise WorkflowError(
                 [("", "this is the format that ComfyUI's editor saves; export it for the API (Export (API))")]
@@ -79,11 +81,16 @@ class Graph:
                 continue
             inputs = raw.get("inputs", {})
             if not isinstance(inputs, Mapping):
-                problems.append((str(key), f"inputs is a {type(inputs).__name__}: it must be an object"))
+                problems.append((str(key), f"inputs is {_kind(inputs)}: it must be an object"))
+                continue
+            if str(key) in nodes:
+                problems.append((str(key), "is there twice, by the number and by the string"))
                 continue
             node = nodes[str(key)] = Node(str(key), raw["class_type"])
             for name, value in inputs.items():
-                if is_link(value):
+                if _is_deep(value):
+                    problems.append((str(key), f"{short(name)} is nested too deeply, or holds itself"))
+                elif is_link(value):
                     node.links[name] = (value[0], value[1])
                 else:
                     node.values[name] = value
@@ -204,9 +211,48 @@ def _parsed(text: str | bytes, path: str) -> Any:
     if len(text) > _MOST_JSON:
         raise WorkflowError([("", f"{path} has {len(text)} bytes of JSON: at most {_MOST_JSON} are read")])
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return json.loads(text, object_pairs_hook=_object, parse_int=_whole)
+    except RecursionError:
+        raise WorkflowError([("", f"{path} is not JSON that can be read: it is nested too deeply")]) from None
+    except _Refused as error:
+        raise WorkflowError([("", f"{path} {error}")]) from None
+    except ValueError as error:
         raise WorkflowError([("", f"{path} is not JSON: {error}")]) from None
+
+
+class _Refused(Exception):
+    """What Python's reader of JSON lets pass, or has no words for."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's content. Of a key that is there twice one value would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise _Refused(f"has the key {short(twice)} twice in one object")
+    return found
+
+
+def _whole(digits: str) -> int:
+    try:
+        return int(digits)
+    except ValueError:  # more than Python reads
+        raise _Refused(f"has a number of {len(digits.lstrip('-'))} digits") from None
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else a(type(value).__name__)
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether plain data is nested deeper than anybody may read it, or endlessly, in itself."""
+    level = [value] if isinstance(value, Mapping | list | tuple) else []
+    for _ in range(_DEEPEST):
+        inner = (item for held in level for item in (held.values() if isinstance(held, Mapping) else held))
+        level = list({id(item): item for item in inner if isinstance(item, Mapping | list | tuple)}.values())
+        if not level:
+            return False
+    return True
 
 
 def _is_request(source: Mapping[str, Any]) -> bool:
