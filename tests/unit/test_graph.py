@@ -254,6 +254,8 @@ def test_a_node_that_is_there_by_number_and_by_string_is_told():
 def test_a_value_without_an_end_is_told_by_its_name(value):
     with pytest.raises(WorkflowError, match="node 2: 'more' is nested too deeply, or holds itself"):
         Graph.read(with_inputs("2", more=value))
+    with pytest.raises(WorkflowError, match=r'settings\["2.more"\] is nested too deeply, or holds itself'):
+        Graph.read(GOOD).set_values({"2.more": value})
 
 
 def test_a_value_as_deep_as_they_may_be_is_read():

@@ -143,7 +143,7 @@ def _parse_setting(text: str) -> tuple[str, Any]:
         raise WorkflowError([("", f"--set {text}: it takes NODE.INPUT=VALUE")])
     try:
         return target, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return target, value  # text needs no quotes
 
 

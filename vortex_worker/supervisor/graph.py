@@ -113,6 +113,8 @@ class Graph:
                 problems.append(("", f"{said.format(target)}: it takes NODE.INPUT"))
             elif node_id not in self.nodes:
                 problems.append(("", f"{said.format(target)}: there is no node {node_id!r}{near(node_id, self.nodes)}"))
+            elif _is_deep(value):
+                problems.append((node_id, f"{said.format(target)} is nested too deeply, or holds itself"))
             else:
                 self.nodes[node_id].links.pop(name, None)
                 self.nodes[node_id].values[name] = value
