@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from vortex_worker.errors import ExecutionError
 from vortex_worker.executor.comfy import adapter, job, packs, stand_in
 from vortex_worker.executor.comfy.inputs import inputs_of, type_name
 from vortex_worker.executor.comfy.shim.comfy import utils
@@ -203,3 +204,58 @@ def test_batches_and_state_dicts():
     assert utils.calculate_parameters(weights, "a.") == 2
     assert set(utils.state_dict_prefix_replace(dict(weights), {"a.": "c."})) == {"c.x", "b"}
     assert set(utils.state_dict_prefix_replace(dict(weights), {"a.": "c."}, filter_keys=True)) == {"c.x"}
+
+
+def asked_class(question, answer, **attributes):
+    inputs = {"required": {"strength": ("FLOAT", {"default": 0.5}), "image": ("IMAGE",)}}
+    return adapter.executor_of("Asked", pack_class(inputs, **{question: classmethod(answer)}, **attributes))()
+
+
+def test_questions_of_a_node_that_takes_lists_get_lists_before_the_run_too():
+    got = []
+    node = asked_class("VALIDATE_INPUTS", lambda cls, strength: got.append(strength) or True, INPUT_IS_LIST=True)
+    assert node.precheck({"strength": 0.7}) == node.validate({}, {"strength": [0.7]}) == []
+    assert got == [[0.7], [0.7]]
+    node = asked_class("IS_CHANGED", lambda cls, strength, image: [strength, image], INPUT_IS_LIST=True)
+    assert node.changed({"strength": 0.7, "image": None}) == [[0.7], [None]]
+    node = asked_class("IS_CHANGED", lambda cls, strength, image: [strength, image])
+    assert node.changed({"strength": 0.7}) == [0.7, None]
+
+
+def test_choices_of_a_node_that_takes_lists_are_checked_one_by_one():
+    node = adapter.executor_of("N", pack_class({"required": {"size": ([1, 2],)}}, INPUT_IS_LIST=True))()
+    assert node.validate({}, {"size": [1, 2]}) == []
+    assert "'size' is 3" in node.validate({}, {"size": [1, 3]})[0]
+
+
+@pytest.mark.parametrize("question", ["VALIDATE_INPUTS", "IS_CHANGED"])
+def test_a_question_that_raises_is_named_with_its_place(question):
+    def fail(cls, strength):
+        return 1 / 0
+
+    node = asked_class(question, fail)
+    ask = node.precheck if question == "VALIDATE_INPUTS" else node.changed
+    place = f"{__file__}:{fail.__code__.co_firstlineno + 1}"
+    with pytest.raises(ExecutionError, match=f"Asked: {question} raised ZeroDivisionError: .*{place}"):
+        ask({"strength": 0.5})
+    node = asked_class(question, lambda cls, strength, other: True)
+    ask = node.precheck if question == "VALIDATE_INPUTS" else node.changed
+    with pytest.raises(ExecutionError, match=f"{question} raised TypeError: .*{__file__}:"):
+        ask({})
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        (False, "VALIDATE_INPUTS of Asked said no"),
+        ("too much", "too much"),
+        ("", "VALIDATE_INPUTS of Asked returned"),
+        (None, "VALIDATE_INPUTS of Asked returned None: it must return True"),
+        (5, "VALIDATE_INPUTS of Asked returned 5"),
+        (b"no", "VALIDATE_INPUTS of Asked returned"),
+    ],
+)
+def test_only_true_is_approval(verdict, said):
+    assert asked_class("VALIDATE_INPUTS", lambda cls, strength: True).precheck({"strength": 1.0}) == []
+    (problem,) = asked_class("VALIDATE_INPUTS", lambda cls, strength: verdict).precheck({"strength": 1.0})
+    assert problem.startswith(said)

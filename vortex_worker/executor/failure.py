@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import traceback
-from types import TracebackType
+from types import CodeType, TracebackType
 
 from vortex_worker import device
 from vortex_worker.errors import JOB_ERRORS, CUDAError, ExecutionError, JobError
@@ -24,8 +24,12 @@ _OURS = (
 )
 
 
-def as_job_error(error: BaseException, where: str) -> JobError:
-    """The job's error for what ``where`` raised: a JobError as it is, a device's failure, or WK-006."""
+def as_job_error(error: BaseException, where: str, place: str = "") -> JobError:
+    """The job's error for what ``where`` raised: a JobError as it is, a device's failure, or WK-006.
+
+    Args:
+        place: ``FILE:LINE``, told at the end.
+    """
     cause = unwrap(error)
     if isinstance(cause, JobError) and _is_sound(cause):
         return cause
@@ -35,7 +39,24 @@ def as_job_error(error: BaseException, where: str) -> JobError:
         return CUDAError(f"{where}: {text}", {"sticky": sticky, "traceback": traceback_of(error)})
     kind = type(cause).__name__
     details = {"type": kind, "traceback": traceback_of(error)}
-    return ExecutionError(f"{where} raised {kind}" + (f": {text}" if text else ""), details)
+    told = f"{where} raised {kind}" + (f": {text}" if text else "") + (f" ({place})" if place else "")
+    return ExecutionError(told, details)
+
+
+def place_of(error: BaseException, function: object) -> str:
+    """``FILE:LINE`` where it was raised, in the file that ``function`` is from; of the function itself, if it was never
+    entered; "" if it has no file.
+    """
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    if not isinstance(code, CodeType):
+        return ""
+    found = f"{code.co_filename}:{code.co_firstlineno}"
+    frame = unwrap(error).__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_code.co_filename == code.co_filename:
+            found = f"{code.co_filename}:{frame.tb_lineno}"
+        frame = frame.tb_next
+    return found
 
 
 def unwrap(error: BaseException) -> BaseException:

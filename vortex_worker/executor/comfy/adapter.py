@@ -17,6 +17,7 @@ from vortex_worker.executor.comfy import job, stand_in
 from vortex_worker.executor.comfy.inputs import LINKED_TYPES, Inputs, inputs_of, type_name
 from vortex_worker.executor.comfy.packs import MAPPINGS
 from vortex_worker.executor.declaration import is_plain
+from vortex_worker.executor.failure import as_job_error, place_of
 from vortex_worker.executor.ports import Port
 from vortex_worker.executor.validation import describe, is_tensor
 
@@ -57,31 +58,51 @@ class PackNode(AbstractExecutor):
 
     def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
         problems = [
-            f"{name!r} is {describe(params[name])}: "
+            f"{name!r} is {describe(value)}: "
             + (f"it takes one of {', '.join(map(str, choices))}" if choices else "the list of what it takes is empty")
             for name, choices in self.taken.choices.items()
-            if params.get(name) is not None and params[name] not in choices
+            for value in (params.get(name, ()) if self.input_is_list else [params.get(name)])
+            if value is not None and value not in choices
         ]
-        return problems or self.precheck(params)
+        return problems or self._verdict(params)
 
     def precheck(self, params: dict[str, Any]) -> list[str]:
+        return self._verdict(self._as_run(params))
+
+    def _as_run(self, params: dict[str, Any]) -> dict[str, Any]:
+        """A workflow's plain values as the node gets them when it runs."""
+        return {name: [value] for name, value in params.items()} if self.input_is_list else params
+
+    def _verdict(self, params: dict[str, Any]) -> list[str]:
+        """What ``VALIDATE_INPUTS`` says is wrong. As in ComfyUI, only True is approval."""
         check = getattr(self.node, "VALIDATE_INPUTS", None)
         if check is None or (
             self._asks_types() and params.get(LINKED_TYPES) in (None, [None])
         ):  # run by itself: none are linked
             return []
-        with explained():
-            verdict = check(**_accepted(check, self._present(params)))
-        return [] if verdict is True or verdict is None else [str(verdict) if verdict else "VALIDATE_INPUTS said no"]
+        verdict = self._asked("VALIDATE_INPUTS", check, self._present(params))
+        if verdict is True:
+            return []
+        if isinstance(verdict, str) and verdict:
+            return [verdict]
+        said = "said no" if verdict is False else f"returned {describe(verdict)}: it must return True, or what is wrong"
+        return [f"VALIDATE_INPUTS of {self.op_type} {said}"]
 
     def changed(self, params: dict[str, Any]) -> Any:
         question = getattr(self.node, "IS_CHANGED", None)
         if question is None:
             return None
         linked = dict.fromkeys(self.taken.names())
-        with explained():
-            answer = question(**_accepted(question, linked | params))
+        answer = self._asked("IS_CHANGED", question, self._as_run(linked | params))
         return answer if is_plain(answer) else repr(answer)
+
+    def _asked(self, name: str, question: Callable[..., Any], given: dict[str, Any]) -> Any:
+        """The answer of one of the class's own questions; raises a JobError that tells its name and the place."""
+        try:
+            with explained():
+                return question(**_accepted(question, given))
+        except BaseException as error:
+            raise as_job_error(error, f"{self.op_type}: {name}", place_of(error, question)) from None
 
     def needs(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
         if not hasattr(self.node, "check_lazy_status"):
