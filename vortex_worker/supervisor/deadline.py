@@ -23,8 +23,11 @@ class Deadline:
         self._seconds = seconds
         self._at = monotonic_deadline(seconds)
 
-    def left(self) -> float | None:
+    def left(self, doing: str = "") -> float | None:
         """Seconds from now, above 0; None for no deadline.
+
+        Args:
+            doing: what is being done, in words, for the error.
 
         Raises:
             DeadlineExceeded: none are left.
@@ -33,20 +36,24 @@ class Deadline:
             return None
         left = (self._at - time.monotonic_ns()) / 1e9
         if left <= 0:
-            raise self.exceeded()
+            raise self.exceeded(doing)
         return left
 
-    def submitted(self, submit: Callable[..., Job], *args: Any, **options: Any) -> Job:
+    def submitted(self, submit: Callable[..., Job], *args: Any, doing: str = "", **options: Any) -> Job:
         """The job that ``submit`` makes, which has the time that is left, waiting for a place in the queue included.
+
+        Args:
+            doing: what is being done, in words, for the error.
 
         Raises:
             DeadlineExceeded: none is left.
         """
-        left = self.left()
+        left = self.left(doing)
         try:
             return submit(*args, **options, deadline=left, timeout=left)
         except QueueFull:
-            raise self.exceeded("the queue was full of other jobs") from None
+            full = "the queue was full of other jobs"
+            raise self.exceeded(f"{doing}, and {full}" if doing else full) from None
 
     def exceeded(self, doing: str = "") -> DeadlineExceeded:
         """What a workflow fails with that is not done by then; ``doing``: what it did, in words."""

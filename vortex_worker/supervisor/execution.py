@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from vortex_worker.errors import DeadlineExceeded, JobError, OOMSoft, OutOfArena, ValidationError
 from vortex_worker.executor.validation import check_outputs, linked_problems
+from vortex_worker.ipc.protocol import printable
 from vortex_worker.supervisor.lists import gathered, is_spread, spread
 from vortex_worker.supervisor.literals import sizes_of
 from vortex_worker.supervisor.precheck import Params, ask, is_told_late, linked_types, with_defaults
@@ -141,9 +142,19 @@ class Execution:
     def _sign(self) -> None:
         """Ask nodes whether they have changed, and sign all of them."""
         answers = ask(self._fabric, self._graph, self._specs, "CHANGED", self._params, self._until)
+        self._warn_of_failed({key: said for key, said in answers.items() if isinstance(said, JobError)})
         changed = {key: _ALWAYS if isinstance(said, JobError) else said for key, said in answers.items()}
         own = {key: [self._params[key], changed.get(key), self._told(key)] for key in self._possible}
         self._signatures = signatures(self._graph, own)
+
+    def _warn_of_failed(self, errors: Mapping[str, JobError]) -> None:
+        """Log, once for each class, that a node could not say whether it has changed, and so runs each time."""
+        for key, error in errors.items():
+            name, told = self._graph.nodes[key].class_type, printable(str(error)).replace("\n", "\\n")
+            text = (
+                f"node {key:.60} ({name:.60}) can't say whether it has changed (IS_CHANGED), and runs each time: {told}"
+            )
+            self._fabric._once.warn(text, about=f"IS_CHANGED of {name}")
 
     def _told(self, key: str) -> dict[str, Any]:
         """What beside its inputs a node depends on: its id or the workflow, where it is told them; files' places."""
@@ -268,10 +279,13 @@ class Execution:
         ports, given = {port.name for port in spec.inputs}, runs.given[place]
         inputs = {name: value for name, value in given.items() if name in ports}
         params = {name: value for name, value in given.items() if name not in ports}
+        doing = f"node {key} ({node.class_type}) was to run" + f", {place + 1} of {len(runs.given)}" * runs.spread
         if runs.asking:
-            job = self._until.submitted(self._fabric.ask, node.class_type, "NEEDS", inputs=inputs, params=params)
+            doing = f"node {key} ({node.class_type}) was asked what it needs (check_lazy_status)"
+            ask = partial(self._fabric.ask, node.class_type, "NEEDS")
+            job = self._until.submitted(ask, inputs=inputs, params=params, doing=doing)
         else:
-            job = self._until.submitted(self._fabric.submit, node.class_type, inputs, params)
+            job = self._until.submitted(self._fabric.submit, node.class_type, inputs, params, doing=doing)
             if self._observer and len(runs.given) == 1:
                 observer = self._observer
                 job.on_progress(lambda job: observer.node_progress(key, job.progress.step, job.progress.total))

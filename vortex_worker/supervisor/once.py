@@ -22,13 +22,17 @@ class Once:
         self._said: set[str] = set()
         self._looked_at: set[str] = set()  # workers
 
-    def warn(self, text: str, more: str = "") -> None:
-        """Log ``text``, unless it was logged before; ``more`` for those who want to know more (logging.INFO)."""
-        if text in self._said:
+    def warn(self, text: str, more: str = "", about: str = "") -> None:
+        """Log ``text``, unless it was logged before; ``more`` for those who want to know more (logging.INFO).
+
+        Args:
+            about: if given, nothing else about the same is logged again, either.
+        """
+        if (about or text) in self._said:
             return
         if len(self._said) >= _MOST:
             self._said.clear()
-        self._said.add(text)
+        self._said.add(about or text)
         log.warning("%s", text)
         if more:
             log.info("%s", more)

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 Params = dict[str, dict[str, Any]]  # plain ones by node id, as the worker's half of each node takes them
 
+#: What a workflow does while it asks a question, for one whose time runs out then.
+_DOING = {
+    "CHANGED": "node {node} ({class_type}) was asked whether it has changed (IS_CHANGED)",
+    "PRECHECK": "node {node} ({class_type}) was asked whether its inputs are right (VALIDATE_INPUTS)",
+}
 _MOST_TEXTS, _MOST_LETTERS = 20, 1000  # that a pack's node says of what is wrong with it
 
 
@@ -71,13 +76,15 @@ def ask(
             linked: dict[str, Any] = dict.fromkeys(node.links) if question == "CHANGED" else {}
             if question == "PRECHECK":
                 linked = linked_types(graph, specs, node, specs[node.class_type].hidden)
-            asked[key] = until.submitted(fabric.ask, node.class_type, question, params=linked | values)
+            doing = _DOING[question].format(node=key, class_type=node.class_type)
+            job = until.submitted(fabric.ask, node.class_type, question, params=linked | values, doing=doing)
+            asked[key] = job, doing
     answers: dict[str, Any | JobError] = {}
-    for key, job in asked.items():
+    for key, (job, doing) in asked.items():
         try:
             answers[key] = job.result().get("answer")  # a liar's result may lack it
         except JobError as error:
-            until.left()
+            until.left(doing)
             answers[key] = error
     return answers
 
@@ -116,5 +123,5 @@ def _told(node: Node, answer: Any) -> Iterator[Problem]:
         name = name if isinstance(name, str) and name in node.values else ""
         kind = told.get("type")
         kind = kind if kind in PRECHECK_TYPES else "custom_validation_failed"
-        text = printable(str(told.get("text")), _MOST_LETTERS)
+        text = printable(str(told.get("text")), _MOST_LETTERS).replace("\n", "\\n").replace("\t", "\\t")  # one line
         yield Problem(node.id, text, kind, name, node.values.get(name), node.class_type)
