@@ -49,8 +49,12 @@ def find(kind: str, name: str, ends: Sequence[str] = ("",)) -> Path:
     for root in _roots(kind):
         for end in ends:
             path = root.joinpath(*parts[:-1], parts[-1] + end)
-            if path.exists():
+            if path.is_file() or path.is_dir():
                 return path
+            if path.is_symlink() and not path.exists():
+                raise ValidationError(f"{name[:200]!r} is a link to what isn't there, or can't be seen by a worker")
+            if path.exists():  # a pipe would keep who opens it waiting
+                raise ValidationError(f"{name[:200]!r} is no regular file")
     if not _folders:
         raise ValidationError(
             f"there is no model {name[:200]!r}, for no folder of models is configured (models=, --models)"
@@ -63,7 +67,8 @@ def find(kind: str, name: str, ends: Sequence[str] = ("",)) -> Path:
 
 def listed(kind: str) -> list[str]:
     """Names that `find` knows, sorted: safetensors files, and folders of diffusers."""
-    names = (name for root in _roots(kind) for name in _below(root))
+    subs = {sub for of_kind in KINDS.values() for sub in of_kind}  # looked into as roots, where they are of this kind
+    names = (name for root in _roots(kind) for name in _below(root) if name.partition("/")[0] not in subs)
     return sorted(set(islice(names, _MOST_LISTED)))
 
 
