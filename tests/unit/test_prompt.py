@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from vortex_worker.errors import ValidationError
 from vortex_worker.executor.diffusion.prompt import chunks, weighted
 
 
@@ -58,3 +61,16 @@ def test_rows() -> None:
 def test_weights_stay_with_their_tokens() -> None:
     (row,) = chunks("a (bc:1.5)", lambda word: list(word.encode()), start=0, end=1, pad=2, length=6)
     assert row == [(0, 1.0), (97, 1.0), (98, 1.5), (99, 1.5), (1, 1.0), (2, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("(" * 9999 + "cat" + ")" * 9999, "'cat' a weight of inf"),
+        ("((cat:9e307):9e307)", "'cat' a weight of 9e+307"),
+        ("a (cat:-1e7)", "'cat' a weight of -1e+07"),
+    ],
+)
+def test_a_weight_beyond_all_bounds_is_refused(text: str, said: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(said)):
+        weighted(text)

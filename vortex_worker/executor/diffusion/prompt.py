@@ -9,7 +9,10 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from vortex_worker.errors import ValidationError
+
 MAX_LENGTH = 20_000  # characters of a prompt
+MAX_WEIGHT = 1e6  # beyond it, what a text encoder gives has no room left for anything else
 _LONG = 8  # tokens: a word of as many is broken where a chunk ends
 _OPEN, _CLOSE = "\0\1", "\0\2"  # stand for escaped parentheses while others are matched
 
@@ -17,13 +20,22 @@ Token = tuple[Any, float]  # a number of the vocabulary, or a row that stands fo
 
 
 def weighted(text: str) -> list[tuple[str, float]]:
-    """Pieces of a prompt with their weights, in order. Parentheses that don't match are text."""
+    """Pieces of a prompt with their weights, in order. Parentheses that don't match are text.
+
+    Raises:
+        ValidationError: a weight is beyond ``MAX_WEIGHT``.
+    """
     text = text.replace("\\(", _OPEN).replace("\\)", _CLOSE)
     pieces = []
     todo = [(text, 1.0, False)]
     while todo:
         text, weight, is_plain = todo.pop()
         if is_plain:
+            if abs(weight) > MAX_WEIGHT:
+                piece = text.replace(_OPEN, "(").replace(_CLOSE, ")")
+                raise ValidationError(
+                    f"the prompt gives {piece[:40]!r} a weight of {weight:g}: it takes up to {MAX_WEIGHT:g}"
+                )
             pieces.append((text.replace(_OPEN, "(").replace(_CLOSE, ")"), weight))
             continue
         for part in reversed(list(_split(text))):
