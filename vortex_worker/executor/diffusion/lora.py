@@ -6,6 +6,7 @@ block names) or as diffusers does (``unet.down_blocks.0.….lora_A.weight``).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -43,14 +44,22 @@ class Pair:
         """What is to be added to ``weight``, of its shape, in float32.
 
         Raises:
-            ValidationError: the shapes don't go together.
+            ValidationError: the shapes don't go together, or it is damaged.
         """
         down, up = self.down, self.up
         if down is None or up is None:
             raise ValidationError(f"this LoRA has only half of a pair: {shortened(self.names)}")
-        rank = down.shape[0]
-        scale = 1.0 if self.alpha is None else self.alpha / max(rank, 1)
-        fits = up.shape[0] == weight.shape[0] and up[0].numel() == rank and down[0].numel() == weight[0].numel()
+        if not down.is_floating_point() or not up.is_floating_point():
+            raise ValidationError(
+                f"this LoRA is damaged: {shortened(self.names)} of {down.dtype} and {up.dtype}: it takes floats"
+            )
+        rank = down.shape[0] if down.dim() else 0
+        if rank == 0 or up.dim() == 0:
+            raise ValidationError(f"this LoRA is damaged: {shortened(self.names)} has rank 0")
+        scale = 1.0 if self.alpha is None else self.alpha / rank
+        if not math.isfinite(scale):
+            raise ValidationError(f"this LoRA is damaged: the alpha of {shortened(self.names)} is {self.alpha}")
+        fits = up.shape[0] == weight.shape[0] > 0 and up[0].numel() == rank and down[0].numel() == weight[0].numel()
         if not fits:
             raise ValidationError(
                 f"this LoRA is for another model: {shortened(self.names)} of {list(up.shape)} and "
