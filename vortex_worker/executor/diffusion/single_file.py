@@ -56,11 +56,18 @@ def load(path: Path, device: torch.device) -> tuple[DiffusionModel, TextEncoder,
     """
     weights = read(path)
     family = _family(weights.tensors, path.name)
+    if void := [name for name, tensor in weights.tensors.items() if tensor.numel() == 0]:
+        raise ValidationError(f"{path.name} is a damaged {family.name} checkpoint: {shortened(void)} are empty")
     try:
         if family is SD3:
             return _flow(weights.tensors, device)
         return _model(weights, family, device), _text(weights.tensors, family, device), _vae(weights.tensors, device)
-    except (KeyError, IndexError, AttributeError) as error:  # the shapes or names that were to be read
+    except IndexError:
+        raise ValidationError(
+            f"{path.name} is a damaged {family.name} checkpoint: "
+            "the numbers of its layers, or their shapes, make no sense"
+        ) from None
+    except (KeyError, AttributeError) as error:  # the shapes or names that were to be read
         raise ValidationError(f"{path.name} is a damaged {family.name} checkpoint: it lacks {error}") from None
 
 
@@ -254,6 +261,11 @@ class _Sized:
 
 def _clip_sizes(words: Tensor, widened: Tensor, layers: int) -> dict[str, Any]:
     vocabulary, width = words.shape
+    if words.shape[0] <= shipped().end:  # the vocabulary's last
+        raise ValidationError(
+            f"this checkpoint is damaged: its text encoder's token embedding has {words.shape[0]} rows, "
+            f"and the vocabulary {shipped().end + 1}"
+        )
     return {
         "vocab_size": vocabulary,
         "hidden_size": width,
