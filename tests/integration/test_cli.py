@@ -412,10 +412,16 @@ def test_a_script_beside_a_workflow_is_no_custom_node(tmp_path):
     assert "did not load" not in done.stderr
 
 
-@pytest.mark.parametrize(("kind", "status"), [("EmptyLatentImage", 1), ("\x1b[31m", 2)])
+@pytest.mark.parametrize(("kind", "status"), [("ImageScale", 1), ("\x1b[31m", 2)])
 def test_what_a_workflow_names_does_not_steer_the_terminal(tmp_path, kind, status):
-    sizes = {"width": 16384, "height": 16384, "batch_size": 4096}  # more than there is room for
-    path = workflow(tmp_path, {"\x1b[31ma": {"class_type": kind, "inputs": sizes}})
+    scale = {"image": ["small", 0], "upscale_method": "bilinear", "width": 16384, "height": 16384, "crop": "disabled"}
+    path = workflow(
+        tmp_path,
+        {
+            "small": {"class_type": "EmptyImage", "inputs": {"width": 16, "height": 16, "batch_size": 1, "color": 0}},
+            "\x1b[31ma": {"class_type": kind, "inputs": scale},  # more than there is room for
+        },
+    )
     done = vortex("run", path, cwd=tmp_path)
     assert done.returncode == status, done.stderr
     assert "node \\x1b[31ma" in done.stderr
