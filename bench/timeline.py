@@ -59,11 +59,11 @@ def one_death(fabric: vw.Fabric, number: int) -> dict[str, float] | None:
     while not job.progress.total:
         time.sleep(0.0005)
     wrapped = {
-        (crew._deathwatch, "_dead"): ("sign", True),
+        (crew.endings._deathwatch, "_dead"): ("sign", True),
         (crew.jobs, "rescue"): ("believed", True),
         (crew, "promote"): ("promoted", False),
         (standby, "submit"): ("sent", False),
-        (crew, "on_exit"): ("buried", True),
+        (crew.endings, "on_exit"): ("buried", True),
     }
     real = {(owner, name): getattr(owner, name) for owner, name in wrapped}
     for (owner, name), (moment, before) in wrapped.items():

@@ -39,7 +39,7 @@ from vortex_worker._core.arena import Arena
 from vortex_worker.config import WorkerConfig
 from vortex_worker.errors import JobError, LaunchError, WorkerLost
 from vortex_worker.supervisor import memory, zygote
-from vortex_worker.supervisor.crew import Crew
+from vortex_worker.supervisor.endings import Endings
 from vortex_worker.supervisor.launcher import Launcher
 from vortex_worker.supervisor.link import WorkerLink
 from vortex_worker.supervisor.memory import Lease, WorkerBlock
@@ -176,13 +176,13 @@ class Scene:
                 stack.callback(delattr, Launcher, "_proven")
                 Launcher._proven = property(lambda it: False, lambda it, value: None)  # type: ignore[assignment]
                 put(WorkerProcess, "stopped", lambda process: True)
-                look_closer = Crew._on_sign_of_death
+                look_closer = Endings.on_sign_of_death
 
-                def believe(crew: Crew, link: WorkerLink, looks: int = 0) -> None:
+                def believe(endings: Endings, link: WorkerLink, looks: int = 0) -> None:
                     link.process.exiting = lambda: True  # type: ignore[method-assign]
-                    look_closer(crew, link, looks)
+                    look_closer(endings, link, looks)
 
-                put(Crew, "_on_sign_of_death", believe)
+                put(Endings, "on_sign_of_death", believe)
             yield
 
     # ---- attacks
