@@ -78,7 +78,7 @@ int vw_reader_recv(vw_reader *reader, int fd, uint64_t deadline, vw_frame *frame
  * woken on another CPU, so that a peer that answers soon is heard without that. A peer on the same CPU
  * can't answer while we look. So after looking in vain it rests for 1, 2, 4, … VW_SPIN_REST waits, and
  * starts anew when it was right once. On a machine with one CPU it never looks. */
-#define VW_SPIN_NS 40000u
+#define VW_SPIN_NS 100000u
 #define VW_SPIN_REST 256u
 void vw_reader_spin(vw_reader *reader);
 

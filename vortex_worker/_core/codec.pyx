@@ -260,7 +260,7 @@ cdef int write_value(vw_out *out, value, save, int depth) except -1:
             write_value(out, item, save, depth + 1)
             vw_out_end(out, element)
         vw_out_end(out, inner)
-    elif kind is dict or isinstance(value, Mapping):
+    elif kind is dict or is_mapping(kind, value):
         require_depth(depth)
         inner = vw_out_begin(out, VW_MAP)
         for key, item in value.items():
@@ -285,6 +285,11 @@ cdef int write_value(vw_out *out, value, save, int depth) except -1:
             raise TypeError(f"a {kind.__name__} was saved as a {type(saved).__name__}: it takes a handle")
         write_value(out, saved, save, depth)
     return 0
+
+
+cdef bint is_mapping(kind, value) except -1:
+    # Asking the abstract class takes as long as all the rest of a tensor's way.
+    return not hasattr(kind, "__dlpack__") and isinstance(value, Mapping)
 
 
 cdef int write_int(vw_out *out, value) except -1:
@@ -412,10 +417,10 @@ cdef object staged(value, place, int depth):
     kind = type(value)
     if value is None or kind is bool or kind is int or kind is float or kind is str or kind is bytes:
         return value
-    if kind is dict or kind is list or kind is tuple or isinstance(value, (list, tuple, Mapping)):
+    if kind is dict or kind is list or kind is tuple or isinstance(value, (list, tuple)) or is_mapping(kind, value):
         if depth > VW_VALUE_DEPTH:
             raise ValueError(f"lists and dicts are nested deeper than {VW_VALUE_DEPTH}")
-        if kind is dict or isinstance(value, Mapping):
+        if kind is dict or is_mapping(kind, value):
             return {key: staged(item, place, depth + 1) for key, item in value.items()}
         return [staged(item, place, depth + 1) for item in value]
     if isinstance(value, (bool, int, float, str, bytes, bytearray, memoryview)):

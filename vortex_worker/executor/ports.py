@@ -111,11 +111,14 @@ class OpSpec:
     #: Input ports by each of their names, and params by name.
     known_ports: dict[str, Port] = field(init=False, repr=False, compare=False)
     known_params: dict[str, Param] = field(init=False, repr=False, compare=False)
+    #: Output ports by name.
+    known_outputs: dict[str, Port] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         ports = {name: port for port in self.inputs for name in (port.name, *port.aliases)}
         object.__setattr__(self, "known_ports", ports)
         object.__setattr__(self, "known_params", {param.name: param for param in self.params})
+        object.__setattr__(self, "known_outputs", {port.name: port for port in self.outputs})
 
     @property
     def lazy(self) -> frozenset[str]:

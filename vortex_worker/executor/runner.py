@@ -9,6 +9,8 @@ import gc
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 from vortex_worker import device
@@ -50,8 +52,6 @@ def run(
         ValidationError (WK-004), OOMSoft (WK-001), CUDAError (WK-005), ExecutionError (WK-006), or
         whatever JobError the node, or saving its outputs, raised.
     """
-    import torch
-
     inputs, params = prepare(spec, inputs, params)
     executor.context = context
     if type(executor).validate is not AbstractExecutor.validate:
@@ -60,7 +60,7 @@ def run(
     def attempt() -> Done:
         given = _private_copies(inputs) if spec.mutates_inputs else dict(inputs)
         begun = time.perf_counter_ns()
-        with torch.inference_mode():
+        with _inference():
             outputs = check_outputs(spec, executor.execute(given, dict(params)))
             executed = time.perf_counter_ns()
             saved = save(outputs)
@@ -84,17 +84,23 @@ def run(
         raise as_job_error(error, spec.name) from None
 
 
+@cache
+def _inference() -> AbstractContextManager[None]:
+    """torch's inference mode: one object, entered for each job and never twice at a time."""
+    import torch
+
+    return torch.inference_mode()
+
+
 def ask(executor: AbstractExecutor, question: str, inputs: dict[str, Any], params: dict[str, Any]) -> Any:
     """What a node answers to one of ``ports.QUESTIONS``: plain data, but it may be anything.
 
     Raises:
         ExecutionError (WK-006), or whatever JobError the node raised.
     """
-    import torch
-
     executor.context = JobContext()
     try:
-        with torch.inference_mode():
+        with _inference():
             match question:
                 case "CHANGED":
                     return executor.changed(params)

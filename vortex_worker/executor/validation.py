@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, NoReturn
 
 from vortex_worker.errors import ExecutionError, ValidationError
 from vortex_worker.executor.ports import REQUIRED, OpSpec, Param, Port
@@ -232,28 +232,37 @@ def check_outputs(spec: OpSpec, result: Any) -> dict[str, Any]:
     Raises:
         ExecutionError: it gave no dict, too few or too many ports, or a value that fits none.
     """
-    if not isinstance(result, Mapping):
-        raise ExecutionError(f"{spec.name} returned {describe(result)}: execute must return a dict by output port")
-    names = [port.name for port in spec.outputs]
+    if type(result) is not dict:
+        if not isinstance(result, Mapping):
+            raise ExecutionError(f"{spec.name} returned {describe(result)}: execute must return a dict by output port")
+        result = dict(result)
+    ports = spec.known_outputs
+    if result.keys() != ports.keys():
+        _complain_of_ports(spec, result)
+    outputs = {}
+    for name, port in ports.items():
+        value = outputs[name] = result[name]
+        problem = None
+        if not port.is_list:
+            problem = port_problem(port, value)
+        elif isinstance(value, list | tuple):
+            problem = next(filter(None, (port_problem(port, item) for item in value)), None)
+        else:
+            problem = f"{name!r} is {describe(value)}: it takes a list"
+        if problem:
+            raise ExecutionError(f"{spec.name} returned a bad output: {problem}", {"port": name})
+    return outputs
+
+
+def _complain_of_ports(spec: OpSpec, result: dict[Any, Any]) -> NoReturn:
+    names = spec.known_outputs
     missing = [name for name in names if name not in result]
     extra = [describe(name) for name in result if name not in names]
-    if missing or extra:
-        said = [f"lacks {', '.join(missing)}"] * bool(missing)
-        said += [f"has unknown {', '.join(extra[:_MAX_PROBLEMS])}"] * bool(extra)
-        raise ExecutionError(
-            f"{spec.name} returned a dict that {' and '.join(said)}: its outputs are {', '.join(names) or 'none'}"
-        )
-    outputs = {port.name: result[port.name] for port in spec.outputs}
-    for port in spec.outputs:
-        values = [outputs[port.name]]
-        if port.is_list:
-            if not isinstance(values[0], list | tuple):
-                text = f"{port.name!r} is {describe(values[0])}: it takes a list"
-                raise ExecutionError(f"{spec.name} returned a bad output: {text}", {"port": port.name})
-            values = list(values[0])
-        if problem := next(filter(None, (port_problem(port, value) for value in values)), None):
-            raise ExecutionError(f"{spec.name} returned a bad output: {problem}", {"port": port.name})
-    return outputs
+    said = [f"lacks {', '.join(missing)}"] * bool(missing)
+    said += [f"has unknown {', '.join(extra[:_MAX_PROBLEMS])}"] * bool(extra)
+    raise ExecutionError(
+        f"{spec.name} returned a dict that {' and '.join(said)}: its outputs are {', '.join(names) or 'none'}"
+    )
 
 
 def is_tensor(value: Any) -> bool:

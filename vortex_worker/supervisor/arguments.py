@@ -24,7 +24,7 @@ def check_range(name: str, value: int, low: int, high: int, why: str = "") -> No
 
 def whole(name: str, value: int) -> int:
     """TypeError if it is no whole number."""
-    if not isinstance(value, int) or isinstance(value, bool):
+    if type(value) is not int and (not isinstance(value, int) or isinstance(value, bool)):
         raise TypeError(f"{name} is {value!r:.80}: it takes a whole number")
     return value
 
@@ -33,7 +33,7 @@ def mapping(name: str, value: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """Values by name, {} for None. TypeError if it is anything else."""
     if value is None:
         return {}
-    if not isinstance(value, Mapping):
+    if type(value) is not dict and not isinstance(value, Mapping):  # asking the abstract class takes a microsecond
         raise TypeError(f"{name} is {value!r:.80}: it takes a dict of values by name")
     return value
 

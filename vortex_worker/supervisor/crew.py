@@ -24,6 +24,7 @@ from vortex_worker.errors import (
 )
 from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
+from vortex_worker.supervisor.bell import Bell
 from vortex_worker.supervisor.denials import Denials
 from vortex_worker.supervisor.endings import Endings
 from vortex_worker.supervisor.inbox import Inbox
@@ -68,8 +69,8 @@ class Crew:
         self.memory = memory
         self._start_timeout = start_timeout
         self.lock = threading.RLock()
-        #: Notified at every change that somebody may wait for.
-        self.changed = threading.Condition(self.lock)
+        #: Rung at every change that somebody may wait for.
+        self.changed = Bell(self.lock)
         self._workers = workers
         self._standby = standby
         self._links: dict[int, WorkerLink] = {}  # by slot
@@ -139,7 +140,7 @@ class Crew:
                 if link.index >= self.wanted:
                     self.endings.retire(link)
             started = self.jobs.assign()
-            self.changed.notify_all()
+            self.changed.ring()
         self.jobs.send(started)
 
     @property
@@ -207,7 +208,7 @@ class Crew:
     def notify(self) -> None:
         """Wake who waits for a change."""
         with self.lock:
-            self.changed.notify_all()
+            self.changed.ring()
 
     def send_or_lose(self, link: WorkerLink, **body: Any) -> None:
         """Send a packet; a worker that can't be sent to is given up."""
@@ -292,7 +293,7 @@ class Crew:
                 if self.preloads.begin(link):
                     self.prepared(link)
             started = self.jobs.assign()
-            self.changed.notify_all()
+            self.changed.ring()
         self.jobs.send(started)
 
     def prepared(self, link: WorkerLink) -> None:
@@ -307,7 +308,7 @@ class Crew:
             if link.retiring:
                 self.call(self.endings.dismiss, link)
             started = self.jobs.assign()
-            self.changed.notify_all()
+            self.changed.ring()
         self.jobs.send(started)
 
     def broken(self, error: VortexError) -> None:
@@ -318,7 +319,7 @@ class Crew:
             for link in self.links():
                 if not link.prepared:
                     link.kill()
-            self.changed.notify_all()
+            self.changed.ring()
 
     def _check_started(self, link: WorkerLink) -> None:
         if link.alive and not link.prepared:

@@ -108,7 +108,7 @@ class Endings:
             if not self._crew.jobs.rescue(link):
                 return
             started = self._crew.jobs.assign()
-            self._crew.changed.notify_all()
+            self._crew.changed.ring()
         self._crew.jobs.send(started)
 
     def on_exit(self, link: WorkerLink) -> None:
@@ -142,7 +142,7 @@ class Endings:
         """Give back what a dead worker had, and launch another."""
         with self._crew.lock:
             self._crew.memory.give_back(link.lease)
-            self._crew.changed.notify_all()
+            self._crew.changed.ring()
             if self._crew.closing:
                 return
             if link.prepared or link.retiring or link.index >= self._crew.wanted:
@@ -160,7 +160,7 @@ class Endings:
             self._crew.closing = True
             self._crew.jobs.fail_all(FabricClosed("the fabric was closed before the job ended"), running=True)
             links = self._crew.links()
-            self._crew.changed.notify_all()
+            self._crew.changed.ring()
         for link in links:
             if link.idle:
                 self._crew.send_or_lose(link, shutdown=pb.Shutdown(reason="the fabric is closing"))

@@ -44,6 +44,9 @@ class Timings(NamedTuple):
     save: int = 0
 
 
+_NO_PROGRESS, _NO_TIMINGS = Progress(), Timings()  # made once: each job begins with them
+
+
 class Job:
     """One submitted job. Made by ``Fabric.submit``; safe to use from any thread."""
 
@@ -58,9 +61,9 @@ class Job:
         self.op_type = op_type
         self.state = JobState.QUEUED
         #: Last report of the node.
-        self.progress = Progress()
+        self.progress = _NO_PROGRESS
         #: Where the time went, once it is done.
-        self.timings = Timings()
+        self.timings = _NO_TIMINGS
         #: Id of the worker that ran it last, "" before.
         self.worker = ""
         #: How many times it was started.

@@ -8,7 +8,6 @@ returns goes to ``send`` once the lock is free.
 from __future__ import annotations
 
 import itertools
-import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,7 @@ from vortex_worker.errors import (
 )
 from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
+from vortex_worker.supervisor.bell import Bell
 from vortex_worker.supervisor.deadline import exceeded
 from vortex_worker.supervisor.job import Job, JobState, Progress, Timings, in_callback, refuse_in_callback
 from vortex_worker.supervisor.objects import ObjectRef
@@ -53,7 +53,7 @@ class Jobs:
         self._grace = grace
         self._lock = crew.lock
         self._changed = crew.changed
-        self._room = threading.Condition(crew.lock)  # wakes one who waits to submit for each place, not all
+        self._room = Bell(crew.lock)  # wakes one who waits to submit for each place, not all
         self._scheduler = Scheduler()
         self._ids = itertools.count(1)
         self._tasks: dict[int, Task] = {}  # by job id
@@ -75,9 +75,10 @@ class Jobs:
             QueueFull: the queue is full, and stayed so for ``timeout`` s (at once unless ``block``).
         """
         with self._lock:
-            may_wait = block and not in_callback()  # for it would wait for itself
-            if not self._has_room() and not self._room.wait_for(self._has_room, timeout if may_wait else 0):
-                raise QueueFull(f"{self._limit} jobs wait already")
+            if not self._has_room():
+                may_wait = block and not in_callback()  # for it would wait for itself
+                if not self._room.wait_for(self._has_room, timeout if may_wait else 0):
+                    raise QueueFull(f"{self._limit} jobs wait already")
             self._crew.check_open()
             if self._draining:
                 raise FabricClosed("the fabric takes no more jobs: it is being drained")
@@ -92,7 +93,7 @@ class Jobs:
         return len(self._scheduler) < self._limit or self._crew.over
 
     def _tell_of_room(self) -> None:
-        self._room.notify(max(0, self._limit - len(self._scheduler)))
+        self._room.ring(max(0, self._limit - len(self._scheduler)))
 
     def cancel(self, job: Job) -> None:
         """End a job: at once where it waits, through its worker where it runs."""
@@ -126,7 +127,7 @@ class Jobs:
         refuse_in_callback("drain a fabric")
         with self._lock:
             self._draining = True
-            self._changed.notify_all()
+            self._changed.ring()
             if not self._changed.wait_for(lambda: not self._tasks, timeout):
                 raise TimeoutError(f"{len(self._tasks)} jobs have not ended within {timeout} s")
 
@@ -157,7 +158,7 @@ class Jobs:
             task.begun = now = now or monotonic_ns()
             started.append((link, task))
         if started:
-            self._changed.notify_all()
+            self._changed.ring()
             self._tell_of_room()
         return started
 
@@ -201,7 +202,7 @@ class Jobs:
             task.job._end(outputs, error)
             if task.timer is not None:
                 self._crew.call(task.timer.cancel)  # it would hold the job's outputs until the deadline
-            self._changed.notify_all()
+            self._changed.ring()
             self._tell_of_room()  # one that was queued leaves some behind it
 
     def _requeue(self, task: Task) -> None:
@@ -364,7 +365,7 @@ class Jobs:
     def fail_all(self, error: VortexError, *, running: bool) -> None:
         """Locked. End every job, or all but those that a worker runs."""
         self._scheduler.drain()
-        self._room.notify_all()
+        self._room.ring()
         spared = set() if running else {link.task.job.id for link in self._crew.links() if link.task}
         for job_id, task in list(self._tasks.items()):
             if job_id not in spared:

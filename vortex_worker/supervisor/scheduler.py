@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vortex_worker.supervisor.objects import ObjectRef
@@ -43,8 +43,9 @@ class Scheduler:
         home = task.pinned or home_of(task.work.refs)
         queue = self._anywhere if home is None else self._at_home.setdefault(home, [])
         number = next(self._numbers)
-        heapq.heappush(queue, (-task.priority, -number if first else number, task))
-        self._waiting[task] = abs(number)
+        number = -number if first else number
+        heapq.heappush(queue, (-task.priority, number, task))
+        self._waiting[task] = number
         if home is not None:
             self._look.append(home)
 
@@ -55,7 +56,8 @@ class Scheduler:
 
     def free(self, worker: WorkerLink) -> None:
         """``worker`` may have nothing to do: ``pair`` looks at it."""
-        self._look.append(worker)
+        if self._waiting or worker not in self._resting:  # else there is nothing for it, and it is found when there is
+            self._look.append(worker)
 
     def pair(self) -> tuple[WorkerLink, Task] | None:
         """A worker that is free, and the next task for it; None: there are no two.
@@ -80,12 +82,14 @@ class Scheduler:
 
     def take(self, worker: WorkerLink, *, anywhere: bool = True) -> Task | None:
         """The next task for a worker that is free; ``anywhere``: also of those that any worker could run."""
-        queues = (self._at_home.get(worker), self._anywhere if anywhere else None)
-        heads = [queue for queue in queues if self._tidy(queue)]
-        if not heads:
-            return None
+        queue = self._at_home.get(worker)
+        if not self._tidy(queue):
+            queue = None
         # Of like priority, what can run nowhere else goes first.
-        queue = min((queue for queue in heads if queue), key=lambda queue: queue[0][0])
+        if anywhere and self._tidy(self._anywhere) and (not queue or self._anywhere[0][0] < queue[0][0]):
+            queue = self._anywhere
+        if not queue:
+            return None
         _, _, task = heapq.heappop(queue)
         del self._waiting[task]
         return task
@@ -94,7 +98,7 @@ class Scheduler:
         """Whether somebody waits in it, who is then at its head."""
         while queue:
             _, number, task = queue[0]
-            if self._waiting.get(task) == abs(number):
+            if self._waiting.get(task) == number:
                 return True
             heapq.heappop(queue)
         return False
@@ -102,7 +106,7 @@ class Scheduler:
     def evict(self, worker: WorkerLink) -> list[Task]:
         """``worker`` is gone: the tasks that waited for it, in order, to be placed anew."""
         entries = sorted(self._at_home.pop(worker, []))
-        evicted = [task for _, number, task in entries if self._waiting.get(task) == abs(number)]
+        evicted = [task for _, number, task in entries if self._waiting.get(task) == number]
         for task in evicted:
             del self._waiting[task]
         if worker in self._resting:
@@ -120,12 +124,16 @@ class Scheduler:
         return tasks
 
 
-def home_of(refs: Iterable[ObjectRef]) -> WorkerLink | None:
+def home_of(refs: Sequence[ObjectRef]) -> WorkerLink | None:
     """The worker that has most of these objects; None if they are in none, or are made in each in advance."""
+    if not refs:
+        return None
     homes = Counter(ref.home for ref in refs if ref.home is not None and not ref.everywhere)
     return max(homes, key=homes.__getitem__) if homes else None
 
 
-def missing(refs: Iterable[ObjectRef], worker: WorkerLink) -> list[ObjectRef]:
+def missing(refs: Sequence[ObjectRef], worker: WorkerLink) -> list[ObjectRef]:
     """Those that are not in ``worker``, each once."""
+    if not refs:
+        return []
     return list({id(ref): ref for ref in refs if ref.id_in(worker) is None}.values())
