@@ -16,7 +16,6 @@ from vortex_worker.logging import Logger
 from vortex_worker.sandbox.stages import Sandbox, SandboxError
 
 if TYPE_CHECKING:
-    from vortex_worker.engine import Engine
     from vortex_worker.executor.registry import Registry
     from vortex_worker.membership import Membership
 
@@ -66,10 +65,9 @@ def take_part(config: WorkerConfig, sandbox: Sandbox, membership: Membership, lo
     membership.announce_locked(registry, sandbox.report(), listener)  # the kernel tells it what is denied
     sandbox.seal()  # no descriptor leaves any more, and no filter comes on top
 
-    engine = rehearse(membership, registry, log)  # once through a job, so that the first is no slower
     load_custom(config, registry, log)  # hostile from here
     membership.announce_ready(registry)
-    return serve(membership, registry, engine, log)
+    return serve(membership, registry, log)
 
 
 def load_builtin(config: WorkerConfig, membership: Membership, *, opens_files: bool) -> Registry:
@@ -102,16 +100,6 @@ def load_builtin(config: WorkerConfig, membership: Membership, *, opens_files: b
     return registry
 
 
-def rehearse(membership: Membership, registry: Registry, log: Logger) -> Engine:
-    """The engine, after one job of our own: its code and memory are there when the first real one comes."""
-    from vortex_worker.engine import Engine
-
-    assert membership.device is not None
-    engine = Engine(membership.device, membership.arena, membership.allocator, registry, log)
-    engine.rehearse()
-    return engine
-
-
 def load_custom(config: WorkerConfig, registry: Registry, log: Logger) -> None:
     """Load installed plugins and the custom nodes' folders. One that fails is reported; others load."""
     from vortex_worker.executor.comfy.packs import pack_roots
@@ -127,13 +115,17 @@ def load_custom(config: WorkerConfig, registry: Registry, log: Logger) -> None:
         log.info("plugin.failed", plugin=failure.plugin, message=failure.message, traceback=failure.traceback)
 
 
-def serve(membership: Membership, registry: Registry, engine: Engine, log: Logger) -> int:
+def serve(membership: Membership, registry: Registry, log: Logger) -> int:
     """Take jobs until the supervisor says Shutdown or hangs up; warm up further until the first comes."""
     from vortex_worker import device
+    from vortex_worker.engine import Engine
     from vortex_worker.ipc.handler import Handler
     from vortex_worker.sandbox.preload import preload_plain
 
-    leisure = [*membership.leisure(), *device.first_kernels(), *preload_plain()]
+    assert membership.device is not None
+    engine = Engine(membership.device, membership.arena, membership.allocator, registry, log)
+    # A job of our own first: a real one then finds code and memory there. One that is here already takes its place.
+    leisure = [engine.rehearse, *membership.leisure(), *device.first_kernels(), *preload_plain()]
     try:
         return Handler(membership.socket, membership.slot, engine, log, membership.encoder).serve(leisure)
     finally:

@@ -78,9 +78,9 @@ class Membership:
             listener: its descriptor, which is closed here; -1: there is none.
         """
         self._handshake(
+            registry,
             listener,
             phase=pb.Handshake.LOCKED,
-            capabilities=self._capabilities(registry),
             sandbox=pb.SandboxReport(
                 policy=report.policy,
                 layers=report.layers,
@@ -93,23 +93,23 @@ class Membership:
     def announce_ready(self, registry: Registry) -> None:
         """Custom nodes are loaded: jobs may come."""
         self._handshake(
-            -1,
+            registry,
             phase=pb.Handshake.READY,
-            capabilities=self._capabilities(registry),
             plugin_errors=[
                 pb.PluginError(plugin=f.plugin, message=f.message[:4000], traceback=f.traceback[-16_000:])
                 for f in registry.failures
             ],
         )
 
-    def _handshake(self, descriptor: int, **fields: Any) -> None:
+    def _handshake(self, registry: Registry, descriptor: int = -1, **fields: Any) -> None:
         message = pb.Handshake(
             protocol_version=protocol.PROTOCOL_VERSION,
             worker_id=self.config.worker_id,
             pid=os.getpid(),
+            capabilities=self._capabilities(),
             **fields,
         )
-        frame = self.encoder.encode(handshake=message)
+        frame = self.encoder.handshake(message, pack_ops(registry.specs()))
         if descriptor < 0:
             self.socket.send(frame)
             return
@@ -118,7 +118,7 @@ class Membership:
         finally:
             os.close(descriptor)
 
-    def _capabilities(self, registry: Registry) -> pb.Capabilities:
+    def _capabilities(self) -> pb.Capabilities:
         assert self.device is not None
         device = pb.Device(
             type=self.device.type, index=self.device.index, name=self.device.name, memory=self.device.memory
@@ -128,7 +128,6 @@ class Membership:
             dtypes=_DTYPES,
             torch_version=sys.modules["torch"].__version__,  # the device brought it in
             package_version=vortex_worker.__version__,
-            op_types=pack_ops(registry.specs()),
         )
 
 

@@ -43,7 +43,7 @@ STEPS = {
         f"before {MEMBER}.announce_ready #1",
         f"after {MEMBER}.announce_ready #1",
     ],
-    "a job, its save, its result and its release": [  # the first of a worker is its rehearsal
+    "a job, its save, its result and its release": [  # the first of a worker may be its rehearsal
         f"before {ENGINE}.run #3",
         f"before {ENGINE}._save #3",
         f"after {ENGINE}._save #4",

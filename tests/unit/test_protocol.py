@@ -167,3 +167,17 @@ def test_an_error_can_not_write_to_the_terminal_of_who_reads_it():
     assert all(c.isprintable() or c == "\n" for c in text)
     assert "first\nsecond" in error.message
     assert len(error.details["k\\x9b"]) < 30_000
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4000])
+def test_a_handshake_with_its_nodes_appended_is_one_message(count):
+    """Lengths of 1, 2 and 3 bytes."""
+    names = [f"Node{number}" for number in range(count)]
+    ops = [pb.OpType(name=name, doc="words") for name in names]
+    plain = pb.Handshake(pid=7, phase=pb.Handshake.READY, capabilities=pb.Capabilities(torch_version="2"))
+    frame = protocol.Encoder().handshake(plain, pb.Capabilities(op_types=ops).SerializeToString())
+    whole = pb.Handshake()
+    whole.CopyFrom(plain)
+    whole.capabilities.op_types.extend(ops)
+    assert protocol.decode(frame) == pb.ControlPacket(seq=1, handshake=whole)
+    assert protocol.read(frame) == whole

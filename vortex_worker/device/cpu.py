@@ -55,8 +55,9 @@ def warm_up(threads: int) -> None:
     if threads:
         torch.set_num_threads(threads)
     with torch.inference_mode():
-        # Each thread takes at least 32768 elements; one that has nothing to do is not started.
-        torch.ones(torch.get_num_threads() << 15).add_(1).sum()
+        if torch.get_num_threads() > 1:
+            # Each thread takes at least 32768 elements; one that has nothing to do is not started.
+            torch.ones(torch.get_num_threads() << 15).add_(1).sum()
         _ = torch.ones(128, 128) @ torch.ones(128, 128)
 
 

@@ -5,7 +5,6 @@ The only part of ``ipc`` that knows the executors' declarations; those are plain
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -18,14 +17,21 @@ _MAX_OPS = 10_000
 _MAX_NAME = 200  # characters
 
 
-def pack_ops(specs: Iterable[OpSpec]) -> list[pb.OpType]:
-    """Specifications for the wire."""
-    return [_pack_builtin(spec) if spec.source == BUILTIN else _pack_op(spec) for spec in specs]
+_builtin: dict[str, bytes] = {}  # by name: each is said twice, by every worker that a zygote forks
 
 
-@functools.cache  # each is said twice, by every worker that a zygote forks
-def _pack_builtin(spec: OpSpec) -> pb.OpType:
-    return _pack_op(spec)
+def pack_ops(specs: Iterable[OpSpec]) -> bytes:
+    """Specifications for the wire: the bytes of a Capabilities that has these ``op_types`` and nothing else."""
+    return b"".join(map(_packed, specs))
+
+
+def _packed(spec: OpSpec) -> bytes:
+    packed = _builtin.get(spec.name) if spec.source == BUILTIN else None
+    if packed is None:
+        packed = pb.Capabilities(op_types=[_pack_op(spec)]).SerializeToString()
+        if spec.source == BUILTIN:
+            _builtin[spec.name] = packed
+    return packed
 
 
 def _pack_op(spec: OpSpec) -> pb.OpType:

@@ -117,6 +117,15 @@ class Encoder:
         frame: bytes = pb.ControlPacket(seq=self._next(), **body).SerializeToString()
         return frame
 
+    def handshake(self, message: pb.Handshake, op_types: bytes = b"") -> bytes:
+        """A Handshake, its capabilities with ``op_types`` besides, as ``capabilities.pack_ops`` gave them.
+
+        Those are most of it, and the same in all workers: appended as they are, since of a message that comes
+        twice the fields are merged.
+        """
+        field = _field(pb.Handshake.CAPABILITIES_FIELD_NUMBER, op_types)
+        return self.encode(handshake=message) + _field(pb.ControlPacket.HANDSHAKE_FIELD_NUMBER, field)
+
     def submit(
         self,
         job_id: int,
@@ -151,6 +160,18 @@ class Encoder:
     def release(self, offsets: list[int], objects: list[int]) -> bytes:
         """A Release."""
         return codec.encode_release(self._next(), offsets, objects)
+
+
+def _field(number: int, body: bytes) -> bytes:
+    """A field of bytes on the wire (protobuf.dev, Encoding): its tag, its length, itself. Nothing for nothing."""
+    if not body:
+        return b""
+    head = bytearray((number << 3 | 2,))
+    size = len(body)
+    while size > 0x7F:
+        head.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes((*head, size)) + body
 
 
 # ------------------------------------------------- hot messages, by the runtime

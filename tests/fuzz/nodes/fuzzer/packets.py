@@ -46,8 +46,8 @@ def all_kinds() -> list[pb.ControlPacket]:
         devices=[pb.Device(type="cpu", name="a processor", memory=1 << 33)],
         dtypes=list(range(1, 18)),
         torch_version="2.13.0",
-        op_types=capabilities.pack_ops(nodes),
     )
+    able.MergeFromString(capabilities.pack_ops(nodes))
     report = pb.SandboxReport(policy="execute", layers=["landlock", "seccomp-execute"], landlock_abi=6, enforced=True)
     broken = pb.PluginError(plugin="nodes/broken.py", message="ImportError: no", traceback="  File …\n")
     error = protocol.pack_error(ValidationError("no", {"port": "x"}, problems=["one", "two"]))
