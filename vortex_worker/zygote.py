@@ -47,8 +47,6 @@ from vortex_worker.sandbox.stages import Programs, programs, remember_programs, 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from vortex_worker.executor.registry import Registry
-
 _SCRATCH = 8 << 20  # bytes of memory to rehearse in
 _BEREFT = signal.SIGPWR  # which nobody else sends
 _QUIET = 0.2  # s without a message, after which there is leisure
@@ -195,9 +193,6 @@ def _prepare() -> int:
     threads = cpu.threads()
     cpu.device()
     cpu.warm_up(threads=1)  # in this thread
-    for kernel in cpu.first_kernels():
-        kernel()
-    _rehearse(registry)
     return threads
 
 
@@ -206,22 +201,26 @@ def _settle() -> Iterator[object]:
 
     The first workers keep the memory as it was, and don't share it with later ones: about 70 MB.
     """
+    from vortex_worker.device import cpu
     from vortex_worker.sandbox.preload import preload_plain
 
-    for load in preload_plain():
-        yield load()
+    for work in (*cpu.first_kernels(), _rehearse, *preload_plain()):
+        yield work()
     gc.freeze()
     yield from process.collapse()
 
 
-def _rehearse(registry: Registry) -> None:
+def _rehearse() -> None:
     """Run a job as a worker does, in memory of our own: its children find that code warm."""
     from vortex_worker._core.arena import Arena
     from vortex_worker._core.lease import LeaseAllocator
     from vortex_worker.device import cpu
     from vortex_worker.engine import Engine
+    from vortex_worker.executor.registry import Registry
     from vortex_worker.logging import Logger
 
+    registry = Registry()
+    registry.load_builtin()
     arena = Arena.create(_SCRATCH)
     allocator = LeaseAllocator(arena.data_offset, _SCRATCH // 2)
     engine = Engine(cpu.device(), arena, allocator, registry, Logger("zygote", "warning"))
