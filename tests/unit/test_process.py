@@ -1,7 +1,10 @@
 """What a supervisor asks of its own process, in processes of their own: limits can't be raised again."""
 
+import os
 import subprocess
 import sys
+
+from vortex_worker.supervisor.process import Channels, WorkerProcess
 
 PROGRAM = """
 import resource
@@ -29,3 +32,35 @@ def test_more_workers_than_open_files_are_refused_with_the_number_they_take():
     assert "ConfigError" in error
     assert "256 workers take about" in error
     assert "this process may have 512" in error
+
+
+def test_a_killed_process_that_has_not_run_since_is_taken_for_dead():
+    """The caller of its job need not wait until a busy machine lets it die."""
+    cpu = {min(os.sched_getaffinity(0))}
+    spin = f"""
+import os
+os.sched_setaffinity(0, {cpu})
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+print(flush=True)
+while True: pass
+"""
+    mine = os.sched_getaffinity(0)
+    at_once = 0
+    for _ in range(20):
+        with subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            channels = Channels()
+            process = WorkerProcess(child.pid, os.pidfd_open(child.pid), channels)
+            try:
+                assert not process.exiting()
+                os.sched_setaffinity(0, cpu)  # so that it can't run while we do
+                process.kill()
+                at_once += process.exiting()
+            finally:
+                os.sched_setaffinity(0, mine)
+                child.wait()
+                channels.close_its()
+                process.close()
+                os.close(process.socket_fd)
+    assert at_once >= 15

@@ -158,9 +158,14 @@ class WorkerProcess:
         return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
 
     def exiting(self) -> bool:
-        """Whether the kernel has begun to end it (proc(5), stat: state, and PF_EXITING among the flags)."""
+        """Whether its end is certain: the kernel has begun it, or has a SIGKILL ready that its first thread can't escape.
+
+        proc(5), stat: state; PF_EXITING among the flags; the pending signals.
+        """
         fields = self._stat()
-        return not fields or fields[0] in (b"Z", b"X") or bool(int(fields[6]) & _PF_EXITING)
+        if not fields or fields[0] in (b"Z", b"X"):
+            return True
+        return bool(int(fields[6]) & _PF_EXITING or int(fields[28]) & 1 << signal.SIGKILL - 1)
 
     def stopped(self) -> bool:
         """Whether it was stopped (SIGSTOP, a debugger), or hangs in the kernel."""
