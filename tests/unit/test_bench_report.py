@@ -1,8 +1,15 @@
 """What the benchmarks say of their figures: verdicts in words, a confession, a picture."""
 
+import contextlib
+import fcntl
 import json
+import os
+import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -85,6 +92,27 @@ def test_one_benchmark_from_the_command_line(tmp_path):
     assert report["confession"]
     assert {"cpu", "kernel", "governor", "torch"} <= report["machine"].keys()
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {"bench.svg", "bench.png"}
+
+
+@pytest.mark.parametrize("columns", [80, 130])
+def test_the_table_fits_the_terminal(columns):
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    command = [sys.executable, "-P", "-m", "vortex_worker.bench", "--quick", "--only", "codec.encode,sandbox.install"]
+    environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"} | {"TERM": "xterm"}
+    with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment) as process:
+        os.close(slave)
+        written = b""
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while chunk := os.read(master, 1 << 16):
+                written += chunk
+    os.close(master)
+    assert process.returncode == 0
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", written.decode()).splitlines()
+    rows = [line for line in lines if line[:1] in "┃│┏┡├└" and line]
+    assert len(rows) > 8
+    assert {len(row) for row in rows} <= set(range(60, columns + 1))
+    assert ("p99" in "".join(rows)) == (columns > 80)
 
 
 @pytest.mark.parametrize("arguments", [["--only", "no.such"], ["--json", "/nowhere/at/all"], ["--plot", __file__]])

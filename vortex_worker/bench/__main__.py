@@ -12,7 +12,7 @@ from typing import IO, Any
 import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from vortex_worker.bench import codec, death, jobs, machine, mapping, sampling, sandbox, scale, start
 from vortex_worker.bench.measure import Result, Skipped, number
@@ -118,25 +118,43 @@ def _plotting() -> Any:
     return plot
 
 
+_WIDE = 120  # characters that the whole table takes: on fewer, it is a column of syllables
+_COLOURS = {"reaches the aim": "green", "meets the target": "cyan", "misses the target": "red"}
+
+
 def show(results: dict[str, Result], skipped: dict[str, str], about: dict[str, object], quick: bool) -> None:
-    """The table for people."""
-    table = Table("figure", "median", "p99", "reference", "ratio", "target", "verdict", show_lines=True)
-    colours = {"reaches the aim": "green", "meets the target": "cyan", "misses the target": "red"}
+    """The table for people. On a narrow terminal without the columns whose content is told elsewhere, too."""
+    console = Console()
+    narrow = console.is_terminal and console.width < _WIDE
+    if not narrow:
+        console.width = max(console.width, _WIDE)
+    table = Table("figure", "median", Column("reference", overflow="fold"), "ratio", "target", show_lines=True)
+    if not narrow:
+        table = Table(
+            "figure",
+            "median",
+            "p99",
+            Column("reference", overflow="fold"),
+            "ratio",
+            "target",
+            "verdict",
+            show_lines=True,
+        )
     for key, r in results.items():
         verdict = r.target.verdict(r)
+        colour = _COLOURS[verdict]
         reference = f"{number(r.reference_median)} {r.unit}\n{r.reference}"
         beside = "".join(f"\n{number(value)}: {what}" for what, value in r.beside.items())
-        table.add_row(
-            f"[bold]{key}[/]\n{r.what}", f"{number(r.median)} {r.unit}", number(r.p99), reference + beside,
-            number(r.ratio), str(r.target), f"[{colours[verdict]}]{verdict}[/]",
-        )  # fmt: skip
-    console = Console()
-    console.width = max(console.width, 120)  # narrower, the table is a column of syllables
+        cells = [f"[bold]{key}[/]\n{r.what}", f"{number(r.median)} {r.unit}", number(r.p99), reference + beside]
+        cells += [number(r.ratio), str(r.target), f"[{colour}]{verdict}[/]"]
+        if narrow:
+            cells = [cells[0], cells[1], cells[3], f"[{colour}]{cells[4]}[/]", cells[5]]
+        table.add_row(*cells)
     console.print(table)
     for key, why in skipped.items():
         console.print(f"{key} was not measured: {why}", highlight=False)
     for key, result in results.items():
-        console.print(f"{key}: {result.words}", style=colours[result.target.verdict(result)], highlight=False)
+        console.print(f"{key}: {result.words}", style=_COLOURS[result.target.verdict(result)], highlight=False)
     console.print(f"\n{machine.sentence(about)}", highlight=False)
     for sentence in machine.confession(about, quick):
         console.print(f"· {sentence}", style="dim", highlight=False)

@@ -158,7 +158,7 @@ class WorkerProcess:
         return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
 
     def exiting(self) -> bool:
-        """Whether its end is certain: the kernel has begun it, or has a SIGKILL ready that its first thread can't escape.
+        """Whether its end is certain: the kernel has begun it, or has a SIGKILL that its first thread can't escape.
 
         proc(5), stat: state; PF_EXITING among the flags; the pending signals.
         """
