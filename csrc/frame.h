@@ -74,8 +74,8 @@ long vw_reader_fill(vw_reader *reader, int fd, bool wait);
  * -ENODATA: it ended inside a frame. -EMSGSIZE: bad length. -ETIMEDOUT, -EINTR (call again), … */
 int vw_reader_recv(vw_reader *reader, int fd, uint64_t deadline, vw_frame *frame);
 
-/* Lets vw_reader_recv look for VW_SPIN_NS before it waits without a deadline: about what it costs to be
- * woken on another CPU, so that a peer that answers soon is heard without that. A peer on the same CPU
+/* Lets vw_reader_recv look for VW_SPIN_NS before it waits: about what a job costs more when both sides are woken
+ * for it, on CPUs that went to sleep, so that a peer that answers soon is heard without that. A peer on the same CPU
  * can't answer while we look. So after looking in vain it rests for 1, 2, 4, … VW_SPIN_REST waits, and
  * starts anew when it was right once. On a machine with one CPU it never looks. */
 #define VW_SPIN_NS 100000u

@@ -139,7 +139,7 @@ cdef class FrameSocket:
         return 0
 
     def spin(self):
-        """Let ``recv`` look for some 40 µs before it waits, where that has paid: a peer on another CPU that
+        """Let ``recv`` look for some 100 µs before it waits, where that has paid: a peer on another CPU that
         answers soon is then heard sooner than by being woken."""
         vw_reader_spin(&self.reader)
 

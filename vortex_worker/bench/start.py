@@ -51,12 +51,13 @@ def start_cold(quick: bool) -> Result:
 
 _SETTLING = 4.0  # s: a fabric has started, and its zygote gathered its memory
 
-#: A process as bare as a zygote may be: imports, huge pages, fork, a matmul in the child.
+#: A process as bare as a zygote may be: imports, huge pages, fork, a matmul in the child, which writes to some pages.
 _BARE = """
 import gc, os, time
 from vortex_worker import zygote
 gc.disable()
 zygote._prepare()
+pages = bytearray(b"x" * ({pages} << 12))
 gc.collect()
 for _ in zygote._settle(): pass
 import torch
@@ -66,6 +67,8 @@ for _ in range({count}):
     if os.fork() == 0:
         square = torch.ones(128, 128)
         (square @ square).sum()
+        for at in range(0, len(pages), 4096):
+            pages[at] = 0
         os.write(write, b"x")
         os._exit(0)
     os.read(read, 1)
@@ -74,11 +77,19 @@ for _ in range({count}):
 """
 
 
-def _bare_forks(count: int) -> list[float]:
-    """Seconds from fork to the first matmul of a child, sandboxed and connected in no way."""
+def _bare_forks(count: int, pages: int = 0) -> list[float]:
+    """Seconds from fork to the first matmul of a child, sandboxed and connected in no way.
+
+    Args:
+        pages: how many of its parent's pages the child writes to besides, and so has copied.
+    """
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
     done = subprocess.run(
-        [sys.executable, "-c", _BARE.format(count=count)], capture_output=True, check=True, text=True, env=environment
+        [sys.executable, "-c", _BARE.format(count=count, pages=pages)],
+        capture_output=True,
+        check=True,
+        text=True,
+        env=environment,
     )
     return [float(line) for line in done.stdout.split()]
 
@@ -94,7 +105,9 @@ def start_warm(quick: bool) -> Result:
 
     count = 10 if quick else 50
     bare = _bare_forks(count)
-    memory, zygote, encoder, samples = Memory(2 << 20, 8 << 20, 1), Zygote(diffusion=False), protocol.Encoder(), []
+    memory, zygote, encoder = Memory(2 << 20, 8 << 20, 1), Zygote(diffusion=False), protocol.Encoder()
+    samples: list[float] = []
+    faults: list[float] = []
     lease = memory.hold_lease()
     ack = pb.HandshakeAck(
         accepted=True, slot=0, lease_offset=lease.offset, lease_size=lease.size, heartbeat_ms=100
@@ -123,6 +136,8 @@ def start_warm(quick: bool) -> Result:
                 if step == "joining":
                     socket.send(encoder.encode(handshake_ack=ack))
             samples.append(time.perf_counter() - begun)
+            assert body is not None
+            faults.append(_faults(protocol.decode(body).handshake.pid))
             channels.close_its()
             socket.close()
             os.close(channels.log)
@@ -132,14 +147,24 @@ def start_warm(quick: bool) -> Result:
         zygote.close()
         memory.close()
     samples = samples[2:]  # the first compiles the policy
+    pages = round(median(faults))
     return Result(
         "request to fork → a worker takes jobs", "ms", median(samples) * 1e3, p99(samples) * 1e3,
         "bare fork of the same zygote, and a matmul", median(bare) * 1e3, Target("median", 100.0, 5.0),
         {
+            f"the bare fork, and as many pages written to as this worker touches, {pages}": (
+                median(_bare_forks(count, pages)) * 1e3
+            ),
             "multiprocessing, forkserver with torch loaded": median(peers.forkserver(count)) * 1e3,
             "multiprocessing, spawn": median(peers.spawn(2 if quick else 5)) * 1e3,
         },
     )  # fmt: skip
+
+
+def _faults(pid: int) -> int:
+    """How many pages a process has touched for the first time (proc(5), stat: minflt)."""
+    with open(f"/proc/{pid}/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[7])
 
 
 def start_fabric(quick: bool) -> Result:
