@@ -1,6 +1,9 @@
 """What packs' nodes are asked before a workflow runs, where they fail to answer."""
 
+import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,12 +27,24 @@ def graph(class_type, *hows):
 @pytest.mark.parametrize(("how", "said"), [("raise", "ZeroDivisionError"), ("die", "")])
 def test_a_failed_is_changed_is_told_once(caplog, how, said):
     with vw.Fabric(1, custom_nodes=PACK, threads=1, grace=0.3) as fabric, caplog.at_level(logging.WARNING):
-        for _ in range(2):
-            assert fabric.run_workflow(graph("PackChanged", how, how)).cached == []
+        results = [fabric.run_workflow(graph("PackChanged", how, how)) for _ in range(2)]
         (told,) = [record.getMessage() for record in caplog.records if "IS_CHANGED" in record.getMessage()]
     assert told.startswith("node 1 (PackChanged) can't say whether it has changed (IS_CHANGED), and runs each time: ")
     assert said in told
     assert (f"{PACK}/__init__.py:" in told) == (how == "raise")
+    for result in results:
+        assert result.cached == []
+        assert [warning.partition(": ")[0] for warning in result.warnings] == [told.partition(": ")[0]]
+
+
+def test_the_command_line_tells_of_a_failed_is_changed(tmp_path):
+    (tmp_path / "workflow.json").write_text(json.dumps(graph("PackChanged", "raise lines")))
+    command = [sys.executable, "-P", "-m", "vortex_worker", "run", "workflow.json", "--json", "--custom-nodes", PACK]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (told,) = json.loads(done.stdout)["warnings"]
+    assert r"raised ValueError: no\nerror: node 9 (Fake): made up\t!" in told
+    assert f"warning: {told}\n" in done.stderr
 
 
 def test_a_validate_inputs_that_raises_is_named(fabric):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from vortex_worker.errors import DeadlineExceeded, JobError, OOMSoft, OutOfArena, ValidationError
 from vortex_worker.executor.validation import check_outputs, linked_problems
 from vortex_worker.ipc.protocol import printable
+from vortex_worker.logging import one_line
 from vortex_worker.supervisor.lists import gathered, is_spread, spread
 from vortex_worker.supervisor.literals import sizes_of
 from vortex_worker.supervisor.precheck import Params, ask, is_told_late, linked_types, with_defaults
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _FILES_AT_ONCE = 16  # the same where each holds a file of up to 15 MiB
 _AT_ONCE = 512  # jobs of one node that wait or run: enough for 256 workers, and few to take back when one fails
+_MOST_SAID = 4000  # letters of a failed question's error, with the place where it was raised
 _UI = "ui"  # the output of a pack's node that is for an editor
 _ALWAYS = float("nan")  # what a node says that changes each time: equal to nothing
 
@@ -148,12 +150,14 @@ class Execution:
         self._signatures = signatures(self._graph, own)
 
     def _warn_of_failed(self, errors: Mapping[str, JobError]) -> None:
-        """Log, once for each class, that a node could not say whether it has changed, and so runs each time."""
+        """Tell, once for each class, that a node could not say whether it has changed, and so runs each time."""
+        told: dict[str, str] = {}
         for key, error in errors.items():
-            name, told = self._graph.nodes[key].class_type, printable(str(error)).replace("\n", "\\n")
-            text = (
-                f"node {key:.60} ({name:.60}) can't say whether it has changed (IS_CHANGED), and runs each time: {told}"
-            )
+            name, why = self._graph.nodes[key].class_type, printable(str(error), _MOST_SAID)
+            about = f"node {key:.60} ({name:.60}) can't say whether it has changed (IS_CHANGED), and runs each time"
+            told.setdefault(name, one_line(f"{about}: {why}"))
+        for name, text in told.items():
+            self._result.warnings.append(text)
             self._fabric._once.warn(text, about=f"IS_CHANGED of {name}")
 
     def _told(self, key: str) -> dict[str, Any]:

@@ -44,7 +44,8 @@ class WorkflowResult:
     cached: list[str] = field(default_factory=list)
     #: ``{"id", "pid", "sandbox", …}`` of each worker.
     workers: list[dict[str, Any]] = field(default_factory=list)
-    #: What was passed over, a sentence each: inputs that their nodes don't have. Logged, too, once in a fabric.
+    #: What was passed over, a sentence each: inputs that their nodes don't have, and questions that nodes failed to
+    #: answer. Logged, too, once in a fabric.
     warnings: list[str] = field(default_factory=list)
     #: Outputs by port, of the nodes the run was for. A list of values is a ``lists.Items``.
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -117,7 +118,7 @@ def run(
     if problems or more:
         raise WorkflowError([*problems, *more])
     result = Execution(fabric, graph, specs, targets, params, place, CLIENT_NODES, progress, until).run()
-    result.warnings = warnings
+    result.warnings = [*warnings, *result.warnings]
     result.seconds = time.perf_counter() - started
     result.workers = fabric.workers()
     return result

@@ -3,6 +3,8 @@
 import os
 import time
 
+LINES = "no\nerror: node 9 (Fake): made up\t!"
+
 
 def _node(**questions):
     found = {
@@ -23,7 +25,9 @@ def answer(cls, how):
         case "wait":
             time.sleep(60)
         case "lines":
-            return "no\nerror: node 9 (Fake): made up\t!"
+            return LINES
+        case "raise lines":
+            raise ValueError(LINES)
     return True
 
 
