@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import vortex_worker as vw
-from vortex_worker.errors import DeadlineExceeded, WorkflowError
+from vortex_worker.errors import DeadlineExceeded, JobError, WorkflowError
 
 PACK = Path(__file__).parent / "packs" / "asked"
+SHOWN = r"no\nerror: node 9 (Fake): made up\t!\x1b[2J"
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_the_command_line_tells_of_a_failed_is_changed(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     (told,) = json.loads(done.stdout)["warnings"]
-    assert r"raised ValueError: no\nerror: node 9 (Fake): made up\t!" in told
+    assert f"raised ValueError: {SHOWN}" in told
     assert f"warning: {told}\n" in done.stderr
 
 
@@ -56,7 +57,16 @@ def test_what_a_node_says_is_one_line_of_the_report(fabric):
     with pytest.raises(WorkflowError) as caught:
         fabric.run_workflow(graph("PackValid", "lines"))
     (problem,) = caught.value.found
-    assert problem.text == r"no\nerror: node 9 (Fake): made up\t!"
+    assert problem.text == SHOWN
+
+
+@pytest.mark.parametrize(("how", "said"), [("lines", ""), ("raise lines", "VALIDATE_INPUTS raised ValueError: ")])
+def test_what_a_node_says_of_linked_values_is_one_line_of_its_job_s_error(fabric, how, said):
+    linked = {"2": {"class_type": "PackValid", "inputs": {"how": ["1", 0]}}}
+    with pytest.raises(JobError) as caught:
+        fabric.run_workflow(graph("PackChanged", how) | linked)
+    assert f"PackValid: {said}{SHOWN}" in caught.value.message
+    assert caught.value.message.isprintable()
 
 
 @pytest.mark.parametrize(("name", "question"), [("PackChanged", "IS_CHANGED"), ("PackValid", "VALIDATE_INPUTS")])

@@ -178,6 +178,15 @@ def test_a_node_s_own_problems() -> None:
     assert go(Node(lambda i, p: 1, lambda i, p: ())).saved == {"value": 1}
 
 
+def test_what_a_node_says_is_one_bounded_line() -> None:
+    error = failure(Node(lambda i, p: 1, lambda i, p: ["no\nerror:\x1b[2J\udc80", *["x" * 5000] * 200]))
+    assert isinstance(error, ValidationError)
+    assert error.problems[0] == r"no\nerror:\x1b[2J\udc80"
+    assert error.problems[1] == "x" * 1000 + "…"
+    assert error.problems[50:] == ["and 151 more"]
+    assert error.message.isprintable()
+
+
 @pytest.mark.parametrize("nonsense", [None, "problem", 3, [1], [None], True, {"a": "b"}, [b"x"]])
 def test_validate_returns_nonsense(nonsense: Any) -> None:
     error = failure(Node(lambda i, p: 1, lambda i, p: nonsense))

@@ -19,7 +19,7 @@ from vortex_worker.executor.base import AbstractExecutor
 from vortex_worker.executor.context import JobContext
 from vortex_worker.executor.failure import as_job_error, message_of, unwrap
 from vortex_worker.executor.ports import OpSpec
-from vortex_worker.executor.validation import check_outputs, is_tensor, prepare
+from vortex_worker.executor.validation import as_error, check_outputs, is_tensor, one_line, prepare
 
 Saved = TypeVar("Saved")
 
@@ -123,7 +123,7 @@ def _ask_node(executor: AbstractExecutor, spec: OpSpec, inputs: dict[str, Any], 
             f"{spec.name}.validate returned a {type(problems).__name__}: it must return a list of strings"
         )
     if problems:
-        raise ValidationError(f"{spec.name}: " + "; ".join(problems), problems=list(problems))
+        raise as_error(spec, list(map(one_line, problems)))
 
 
 def _private_copies(value: Any) -> Any:

@@ -21,6 +21,7 @@ from vortex_worker.executor.ports import REQUIRED, OpSpec, Param, Port
 _INT_LOW, _INT_HIGH = -(1 << 63), (1 << 64) - 1
 _MAX_PROBLEMS = 50  # told of one job: more help nobody
 _MAX_QUOTE = 60  # characters of a value
+_MAX_LINE = 1000  # characters of what a node says is wrong
 _MAX_NAMES = 8  # of what there is to choose from: who wants all asks `vortex-worker nodes`
 
 
@@ -85,10 +86,15 @@ def prepare(
         elif param.type == "FLOAT" and settings[param.name] is not None:
             settings[param.name] = float(settings[param.name])
     if problems:
-        if len(problems) > _MAX_PROBLEMS:
-            problems[_MAX_PROBLEMS:] = [f"and {len(problems) - _MAX_PROBLEMS} more"]
-        raise ValidationError(f"{spec.name}: " + "; ".join(problems), problems=problems)
+        raise as_error(spec, problems)
     return ready, settings
+
+
+def as_error(spec: OpSpec, problems: list[str]) -> ValidationError:
+    """The job's error for what is wrong with what a node was given; a long list is cut."""
+    if len(problems) > _MAX_PROBLEMS:
+        problems = [*problems[:_MAX_PROBLEMS], f"and {len(problems) - _MAX_PROBLEMS} more"]
+    return ValidationError(f"{spec.name}: " + "; ".join(problems), problems=problems)
 
 
 def linked_problems(spec: OpSpec, linked: Mapping[str, Any]) -> list[str]:
@@ -284,6 +290,14 @@ def describe(value: Any) -> str:
     if value is None or type(value) in (bool, int, float):
         return repr(value)
     return a(type(value).__name__)
+
+
+def one_line(text: str, most: int = _MAX_LINE) -> str:
+    """What somebody else's code says, as a message may quote it: bounded, and what can't be printed written out."""
+    shown = text[:most]
+    if not shown.isprintable():
+        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+    return shown if len(text) <= most and len(shown) <= most else shown[:most] + "…"
 
 
 def near(name: Any, known: Iterable[str], cutoff: float = 0.6) -> str:

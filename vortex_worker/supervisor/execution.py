@@ -16,9 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vortex_worker.errors import DeadlineExceeded, JobError, OOMSoft, OutOfArena, ValidationError
-from vortex_worker.executor.validation import check_outputs, linked_problems
-from vortex_worker.ipc.protocol import printable
-from vortex_worker.logging import one_line
+from vortex_worker.executor.validation import check_outputs, linked_problems, one_line
 from vortex_worker.supervisor.lists import gathered, is_spread, spread
 from vortex_worker.supervisor.literals import sizes_of
 from vortex_worker.supervisor.precheck import Params, ask, is_told_late, linked_types, with_defaults
@@ -153,9 +151,9 @@ class Execution:
         """Tell, once for each class, that a node could not say whether it has changed, and so runs each time."""
         told: dict[str, str] = {}
         for key, error in errors.items():
-            name, why = self._graph.nodes[key].class_type, printable(str(error), _MOST_SAID)
+            name = self._graph.nodes[key].class_type
             about = f"node {key:.60} ({name:.60}) can't say whether it has changed (IS_CHANGED), and runs each time"
-            told.setdefault(name, one_line(f"{about}: {why}"))
+            told.setdefault(name, one_line(f"{about}: {error}", _MOST_SAID))
         for name, text in told.items():
             self._result.warnings.append(text)
             self._fabric._once.warn(text, about=f"IS_CHANGED of {name}")

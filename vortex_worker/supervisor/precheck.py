@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vortex_worker.errors import JobError, Problem, ValidationError
 from vortex_worker.executor.ports import PRECHECK_TYPES
-from vortex_worker.ipc.protocol import printable
+from vortex_worker.executor.validation import one_line
 
 if TYPE_CHECKING:
     from vortex_worker.executor.ports import OpSpec
@@ -25,7 +25,7 @@ _DOING = {
     "CHANGED": "node {node} ({class_type}) was asked whether it has changed (IS_CHANGED)",
     "PRECHECK": "node {node} ({class_type}) was asked whether its inputs are right (VALIDATE_INPUTS)",
 }
-_MOST_TEXTS, _MOST_LETTERS = 20, 1000  # that a pack's node says of what is wrong with it
+_MOST_TEXTS = 20  # that a pack's node says of what is wrong with it
 
 
 def prepare(
@@ -123,5 +123,4 @@ def _told(node: Node, answer: Any) -> Iterator[Problem]:
         name = name if isinstance(name, str) and name in node.values else ""
         kind = told.get("type")
         kind = kind if kind in PRECHECK_TYPES else "custom_validation_failed"
-        text = printable(str(told.get("text")), _MOST_LETTERS).replace("\n", "\\n").replace("\t", "\\t")  # one line
-        yield Problem(node.id, text, kind, name, node.values.get(name), node.class_type)
+        yield Problem(node.id, one_line(str(told.get("text"))), kind, name, node.values.get(name), node.class_type)

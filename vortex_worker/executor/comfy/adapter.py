@@ -19,10 +19,11 @@ from vortex_worker.executor.comfy.packs import MAPPINGS
 from vortex_worker.executor.declaration import is_plain
 from vortex_worker.executor.failure import as_job_error, place_of
 from vortex_worker.executor.ports import Port
-from vortex_worker.executor.validation import describe, is_tensor
+from vortex_worker.executor.validation import describe, is_tensor, one_line
 
 #: Types that travel as data. A value of any other stays in the worker, whatever it is.
 _DATA = ("*", "IMAGE", "MASK", "LATENT", "CONDITIONING", "INT", "FLOAT", "STRING", "BOOLEAN")
+_MOST_SAID = 4000  # letters of a failed question's error, with the place where it was raised
 _UI = "ui"
 
 
@@ -102,7 +103,9 @@ class PackNode(AbstractExecutor):
             with explained():
                 return question(**_accepted(question, given))
         except BaseException as error:
-            raise as_job_error(error, f"{self.op_type}: {name}", place_of(error, question)) from None
+            failed = as_job_error(error, f"{self.op_type}: {name}", place_of(error, question))
+            failed.message = one_line(failed.message, _MOST_SAID)
+            raise failed from None
 
     def needs(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
         if not hasattr(self.node, "check_lazy_status"):

@@ -3,7 +3,7 @@
 import os
 import time
 
-LINES = "no\nerror: node 9 (Fake): made up\t!"
+LINES = "no\nerror: node 9 (Fake): made up\t!\x1b[2J"
 
 
 def _node(**questions):
@@ -16,7 +16,7 @@ def _node(**questions):
     return type("Asked", (), found | questions)
 
 
-def answer(cls, how):
+def answer(cls, how=None):  # linked, it is not known before the run
     match how:
         case "raise":
             return 1 / 0
