@@ -138,6 +138,25 @@ def test_bad_usage_is_status_2(tmp_path, arguments):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("target", "depth", "said"),
+    [
+        ("a.width", 50_000, "--set a.width: its value is nested too deeply"),
+        ("a.width", 200, "--set a.width is nested too deeply, or holds itself"),
+        ("a.width", 50, "'width' is a list: it takes a whole number"),
+        ("switch.yes", 50, "'yes' can't be sent to a worker: lists and dicts are nested deeper than 32"),
+    ],
+)
+def test_a_deep_set_is_status_2_and_told(tmp_path, target, depth, said):
+    switch = {"switch": {"class_type": "PackSwitch", "inputs": {"on": True, "yes": 1, "no": 2}}}
+    path, pack = workflow(tmp_path, SMALL | switch), Path(__file__).parent / "packs" / "tensors"
+    value = "[" * depth + "]" * depth
+    done = vortex("run", path, "--custom-nodes", pack, "--set", f"{target}={value}", cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
 def test_a_failing_node_is_status_1_and_named(tmp_path):
     (tmp_path / "bad.py").write_text(
         "from vortex_worker.executor import AbstractExecutor\n"

@@ -1,5 +1,7 @@
 """What plain values give away is told before anything runs, with everything else that is wrong."""
 
+from pathlib import Path
+
 import pytest
 
 import vortex_worker as vw
@@ -8,10 +10,12 @@ from vortex_worker.executor.diffusion.prompt import MAX_LENGTH
 from vortex_worker.executor.nodes.sampling.schedules import MAX_STEPS
 from vortex_worker.supervisor import literals
 
+PACK = Path(__file__).parent / "packs" / "tensors"
+
 
 @pytest.fixture(scope="module")
 def fabric():
-    with vw.Fabric(1, threads=1, lease_size=64 << 20, client_size=64 << 20) as fabric:
+    with vw.Fabric(1, custom_nodes=PACK, threads=1, lease_size=64 << 20, client_size=64 << 20) as fabric:
         yield fabric.wait_ready(60)
 
 
@@ -103,3 +107,52 @@ def test_a_prefix_that_no_file_can_have_is_told_before_anything_runs(fabric, tmp
     with pytest.raises(WorkflowError, match=said):
         fabric.run_workflow(workflow, output_dir=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def nested(depth):
+    value = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def switch(yes):
+    return {"1": {"class_type": "PackSwitch", "inputs": {"on": True, "yes": yes, "no": 2}}}
+
+
+def who(extra, **inputs):
+    """A node that is told the workflow, and what comes with it."""
+    return {"prompt": {"1": {"class_type": "PackWho", "inputs": inputs}}, "extra_data": {"extra_pnginfo": extra}}
+
+
+DEEP = "can't be sent to a worker: lists and dicts are nested deeper than 32"
+
+
+@pytest.mark.parametrize(
+    ("workflow", "said"),
+    [
+        (who({"x": nested(100_000)}), r"^what comes with the workflow \(extra_pnginfo\) is nested too deeply"),
+        (who({"x": nested(100)}), r"^what comes with the workflow \(extra_pnginfo\) is nested too deeply"),
+        (who({"x": nested(32)}), rf"node 1: 'extra' \(EXTRA_PNGINFO\) {DEEP}"),
+        (who({}, old=nested(30)), rf"node 1: 'graph' \(PROMPT\) {DEEP}"),
+        (
+            who({"x": "x" * (17 << 20)}),
+            r"node 1: its values have 178\d+ bytes, 178\d+ of them 'extra' \(EXTRA_PNGINFO\): .* 16777216 at most",
+        ),
+        (
+            who({"x": "\ud800"}),
+            r"node 1: 'extra' \(EXTRA_PNGINFO\) can't be sent to a worker: .* surrogates not allowed",
+        ),
+        (switch(nested(33)), f"node 1: 'yes' {DEEP}"),
+        (switch([["\ud800"]]), "node 1: 'yes' can't be sent to a worker: .* surrogates not allowed"),
+    ],
+    ids=["bottomless", "deep", "hidden", "prompt", "large", "surrogate", "value", "inner"],
+)
+def test_what_cannot_be_sent_to_a_worker_is_told_before_anything_runs(fabric, workflow, said):
+    with pytest.raises(WorkflowError, match=said):
+        fabric.run_workflow(workflow)
+
+
+def test_what_can_just_be_sent_is_sent(fabric):
+    assert fabric.run_workflow(switch(nested(32))).values["1"]["value"] == nested(32)
+    fabric.run_workflow(who({"x": nested(31)}, old=nested(29)))

@@ -143,8 +143,10 @@ def _parse_setting(text: str) -> tuple[str, Any]:
         raise WorkflowError([("", f"--set {text}: it takes NODE.INPUT=VALUE")])
     try:
         return target, json.loads(value)
-    except (ValueError, RecursionError):
+    except ValueError:
         return target, value  # text needs no quotes
+    except RecursionError:
+        raise WorkflowError([("", f"--set {target:.60}: its value is nested too deeply")]) from None
 
 
 def _own_folder(workflow: str) -> tuple[str, ...]:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from vortex_worker.errors import DeadlineExceeded, JobError, OOMSoft, OutOfArena, ValidationError
 from vortex_worker.executor.validation import check_outputs, linked_problems, one_line
+from vortex_worker.supervisor.hidden import hidden_of
 from vortex_worker.supervisor.lists import gathered, is_spread, spread
 from vortex_worker.supervisor.literals import sizes_of
-from vortex_worker.supervisor.precheck import Params, ask, is_told_late, linked_types, with_defaults
+from vortex_worker.supervisor.precheck import Params, ask, is_told_late, with_defaults
 from vortex_worker.supervisor.signature import signatures
 from vortex_worker.supervisor.workflow import WorkflowResult
 
@@ -161,20 +162,13 @@ class Execution:
     def _told(self, key: str) -> dict[str, Any]:
         """What beside its inputs a node depends on: its id or the workflow, where it is told them; files' places."""
         node = self._graph.nodes[key]
-        told = self._hidden(key)
+        told = hidden_of(self._graph, self._specs, node, self._place)
         client = self._clients.get(node.class_type)
         if client is not None and client.finish is not None:
             told["output_dir"] = os.path.abspath(self._place.output_dir)
         if is_told_late(node, client):
             told["content"] = _ALWAYS
         return told
-
-    def _hidden(self, key: str) -> dict[str, Any]:
-        node = self._graph.nodes[key]
-        known = {"UNIQUE_ID": key, "PROMPT": self._place.prompt, "EXTRA_PNGINFO": self._place.extra}
-        hidden = self._specs[node.class_type].hidden
-        types = linked_types(self._graph, self._specs, node, hidden)
-        return {name: known[kind] for name, kind in hidden.items() if kind in known} | types
 
     # ------------------------------------------------------------- going on
 
@@ -235,7 +229,7 @@ class Execution:
             for name, (source, slot) in node.links.items()
             if source in self._values
         }
-        return self._params[node.id] | linked | self._hidden(node.id)
+        return self._params[node.id] | linked | hidden_of(self._graph, self._specs, node, self._place)
 
     def _launch(self, node: Node, given: dict[str, Any]) -> None:
         spec, client = self._specs[node.class_type], self._clients.get(node.class_type)

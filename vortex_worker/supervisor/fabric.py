@@ -166,6 +166,7 @@ class Fabric:
             reserve_descriptors(workers + standby)
             preloads = works(preload)
             self._standby = standby
+            self._max_frame = max_frame
             self._lessons = Lessons(load_policy(config.seccomp_policy)) if learn else None
             self._once = Once()
             self._results = Results(min(keep_results, lease_size // 4))

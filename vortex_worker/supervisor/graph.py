@@ -94,6 +94,8 @@ class Graph:
                     node.links[name] = (value[0], value[1])
                 else:
                     node.values[name] = value
+        if _is_deep(extra):
+            problems.append(("", "what comes with the workflow (extra_pnginfo) is nested too deeply, or holds itself"))
         if not problems and not nodes:
             problems.append(("", "the workflow has no nodes"))
         if problems:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vortex_worker.errors import JobError, Problem, ValidationError
 from vortex_worker.executor.ports import PRECHECK_TYPES
 from vortex_worker.executor.validation import one_line
+from vortex_worker.supervisor.hidden import linked_types
 
 if TYPE_CHECKING:
     from vortex_worker.executor.ports import OpSpec
@@ -87,19 +88,6 @@ def ask(
             until.left(doing)
             answers[key] = error
     return answers
-
-
-def linked_types(
-    graph: Graph, specs: Mapping[str, OpSpec], node: Node, hidden: Mapping[str, str]
-) -> dict[str, dict[str, str]]:
-    """What hidden params for ``INPUT_TYPES`` get: the type of what each input is linked to, by input."""
-    wanted = [name for name, kind in hidden.items() if kind == "INPUT_TYPES"]
-    if not wanted:
-        return {}
-    types = {
-        name: specs[graph.nodes[source].class_type].outputs[slot].type for name, (source, slot) in node.links.items()
-    }
-    return dict.fromkeys(wanted, types)
 
 
 def with_defaults(node: Node, spec: OpSpec) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from vortex_worker.supervisor.files import ClientNode, Place
 from vortex_worker.supervisor.graph import Graph
 from vortex_worker.supervisor.literals import literal_problems
 from vortex_worker.supervisor.precheck import prepare
+from vortex_worker.supervisor.sending import sending_problems
 
 if TYPE_CHECKING:
     from vortex_worker.supervisor.fabric import Fabric
@@ -108,13 +109,15 @@ def run(
         extra=graph.extra,
     )
     problems = problems_of(graph, specs, None if outputs is None else set(needed), failed)
-    bad = {problem.node for problem in problems}
-    sound = [key for key in needed if key not in bad]
-    workers = [key for key in sound if graph.nodes[key].class_type not in CLIENT_NODES]
+
+    def sound(keys: list[str]) -> list[str]:
+        bad = {problem.node for problem in problems}
+        return [key for key in keys if key not in bad]
+
+    workers = [key for key in sound(needed) if graph.nodes[key].class_type not in CLIENT_NODES]
     problems += literal_problems(graph, specs, workers, fabric._memory.lease_size)
-    bad = {problem.node for problem in problems}
-    sound = [key for key in sound if key not in bad]
-    params, more = prepare(fabric, graph, specs, CLIENT_NODES, place, sound, until)
+    problems += sending_problems(graph, specs, sound(workers), place, fabric._max_frame)
+    params, more = prepare(fabric, graph, specs, CLIENT_NODES, place, sound(needed), until)
     if problems or more:
         raise WorkflowError([*problems, *more])
     result = Execution(fabric, graph, specs, targets, params, place, CLIENT_NODES, progress, until).run()
