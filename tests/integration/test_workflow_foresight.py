@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import vortex_worker as vw
-from vortex_worker.errors import OutOfArena, WorkflowError
+from vortex_worker.errors import OutOfArena, ValidationError, WorkflowError
 from vortex_worker.executor.diffusion.prompt import MAX_LENGTH
 from vortex_worker.executor.nodes.sampling.schedules import MAX_STEPS
 from vortex_worker.supervisor import literals
@@ -156,3 +156,48 @@ def test_what_cannot_be_sent_to_a_worker_is_told_before_anything_runs(fabric, wo
 def test_what_can_just_be_sent_is_sent(fabric):
     assert fabric.run_workflow(switch(nested(32))).values["1"]["value"] == nested(32)
     fabric.run_workflow(who({"x": nested(31)}, old=nested(29)))
+
+
+def saved(node, **inputs):
+    """Pictures 16384 pixels wide."""
+    return {
+        "1": {"class_type": "SolidMask", "inputs": {"width": 16384, "height": 8}},
+        "2": {"class_type": "MaskToImage", "inputs": {"mask": ["1", 0]}},
+        "3": {"class_type": node, "inputs": {"images": ["2", 0], **inputs}},
+    }
+
+
+TOO_WIDE = "16384 × 8 pixels can't be saved as webp, which has sides of 16383 at most"
+
+
+@pytest.mark.parametrize(("node", "inputs"), [("SaveImage", {"format": "webp"}), ("SaveAnimatedWEBP", {})])
+def test_a_picture_that_its_format_has_no_room_for_is_told_before_anything_runs(fabric, tmp_path, node, inputs):
+    with pytest.raises(WorkflowError, match=rf"^node 3: 'images' come from node 2: {TOO_WIDE}"):
+        fabric.run_workflow(saved(node, **inputs), output_dir=tmp_path / "out")
+    # Where no plain value says so, the node tells.
+    unknown = saved(node, **inputs) | {
+        "1": {"class_type": "SolidMask", "inputs": {"width": 256, "height": 1}},
+        "big": {"class_type": "ImageScaleBy", "inputs": {"image": ["2", 0], "scale_by": 8.0}},
+        "more": {"class_type": "ImageScaleBy", "inputs": {"image": ["big", 0], "scale_by": 8.0}},
+    }
+    unknown["3"]["inputs"]["images"] = ["more", 0]
+    with pytest.raises(ValidationError, match="images: 16384 × 64 pixels can't be saved as webp") as caught:
+        fabric.run_workflow(unknown, output_dir=tmp_path / "out")
+    assert caught.value.details == {"node": "3", "class_type": node}
+    assert not list((tmp_path / "out").rglob("*"))
+
+
+def test_a_picture_that_its_format_has_room_for_is_saved(fabric, tmp_path):
+    fabric.run_workflow(saved("SaveImage"), output_dir=tmp_path)
+    just = saved("SaveImage", format="webp")
+    just["1"]["inputs"]["width"] = 16383
+    assert len(fabric.run_workflow(just, output_dir=tmp_path).files) == 1
+
+
+def test_a_workflow_that_a_jpeg_has_no_room_for_is_told_before_anything_runs(fabric, tmp_path):
+    workflow = saved("SaveImage", format="jpeg")
+    request = {"prompt": workflow, "extra_data": {"extra_pnginfo": {"workflow": "x" * 66_000}}}
+    with pytest.raises(WorkflowError, match=r"node 3: the workflow takes 66\d+ bytes, and a JPEG has room for 65533"):
+        fabric.run_workflow(request, output_dir=tmp_path)
+    request["extra_data"]["extra_pnginfo"]["workflow"] = "x" * 64_000
+    assert len(fabric.run_workflow(request, output_dir=tmp_path).files) == 1

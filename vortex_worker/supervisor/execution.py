@@ -298,7 +298,11 @@ class Execution:
         files = []
         for given in each:
             inputs = {name: value for name, value in given.items() if name in ports}
-            files += client.finish(inputs, {k: v for k, v in given.items() if k not in ports}, self._place)
+            try:
+                files += client.finish(inputs, {k: v for k, v in given.items() if k not in ports}, self._place)
+            except ValidationError as error:
+                error.details |= {"node": node.id, "class_type": node.class_type}
+                raise
         self._complete(node, "client", (time.perf_counter() - begun) * 1e3, {}, files)
 
     def _file_of(self, node: Node, runs: _Runs, place: int) -> str:

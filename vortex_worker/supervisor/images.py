@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _EXIF_MODEL, _EXIF_MAKE = 0x0110, 0x010F  # where ComfyUI's own nodes put it: "prompt:{…}", "workflow:{…}", …
 _SUFFIX = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
+_MOST_SIDE = {"webp": 16383, "jpeg": 65500}  # pixels: 14 bits of the format; what libjpeg writes
+_MOST_EXIF = 65533  # bytes: a segment of a JPEG has 16 bits for its length
 
 
 def _read(params: Mapping[str, Any], place: Place) -> dict[str, Any]:
@@ -33,13 +35,34 @@ def _read(params: Mapping[str, Any], place: Place) -> dict[str, Any]:
 
 
 def _place(params: Mapping[str, Any], place: Place) -> dict[str, Any]:
+    if params.get("format") == "jpeg" and (size := len(_exif(place).tobytes())) > _MOST_EXIF:
+        raise ValidationError(
+            f"the workflow takes {size} bytes, and a JPEG has room for {_MOST_EXIF} beside the picture: "
+            "PNG and WebP have room for more"
+        )
     check_writable(params["filename_prefix"], place)
     return dict(params)
+
+
+def size_problem(size: tuple[int, int], form: str) -> str:
+    """Why pictures of that width and height can't be saved in a format, or ""."""
+    most = _MOST_SIDE.get(form)
+    if most is None or max(size) <= most:
+        return ""
+    return (
+        f"{size[0]} × {size[1]} pixels can't be saved as {form}, which has sides of {most} at most; PNG has longer ones"
+    )
+
+
+def _check_size(pictures: list[Image], form: str) -> None:
+    if pictures and (problem := size_problem(pictures[0].size, form)):
+        raise ValidationError(f"images: {problem}")
 
 
 def _save(inputs: Mapping[str, Any], params: Mapping[str, Any], place: Place) -> list[str]:
     form, quality = params.get("format", "png"), params.get("quality", 90)
     pictures = _pictures(inputs["images"])
+    _check_size(pictures, form)
     try:
         files = new_files(params["filename_prefix"], _SUFFIX[form], place, *(pictures[0].size if pictures else (0, 0)))
         written = []
@@ -49,9 +72,9 @@ def _save(inputs: Mapping[str, Any], params: Mapping[str, Any], place: Place) ->
                     picture.save(file, format="PNG", pnginfo=_png_texts(place))
                 else:
                     picture = picture.convert("RGB") if form == "jpeg" else picture
-                    picture.save(file, format=form.upper(), quality=quality, exif=_exif(picture, place))
+                    picture.save(file, format=form.upper(), quality=quality, exif=_exif(place))
             written.append(file.name)
-    except (OSError, ValueError) as error:  # ValueError: the format has no pictures of that size
+    except (OSError, ValueError) as error:
         raise ValidationError(f"pictures can't be written to {place.output_dir!r}: {_why(error)}") from None
     return written
 
@@ -60,13 +83,14 @@ def _save_animated(inputs: Mapping[str, Any], params: Mapping[str, Any], place: 
     pictures = _pictures(inputs["images"])
     if not pictures:
         raise ValidationError("images has no picture: there is nothing to animate")
+    _check_size(pictures, "webp")
     try:
         with whole(next(new_files(params["filename_prefix"], ".webp", place, *pictures[0].size))) as file:
             pictures[0].save(
                 file, format="WEBP", save_all=True, append_images=pictures[1:], duration=int(1000 / params["fps"]),
-                lossless=params["lossless"], quality=params["quality"], exif=_exif(pictures[0], place),
+                lossless=params["lossless"], quality=params["quality"], exif=_exif(place),
             )  # fmt: skip
-    except (OSError, ValueError) as error:  # ValueError: the format has no pictures of that size
+    except (OSError, ValueError) as error:
         raise ValidationError(f"pictures can't be written to {place.output_dir!r}: {_why(error)}") from None
     return [file.name]
 
@@ -99,8 +123,10 @@ def _png_texts(place: Place) -> PngInfo:
     return info
 
 
-def _exif(picture: Image, place: Place) -> Exif:
-    exif = picture.getexif()
+def _exif(place: Place) -> Exif:
+    from PIL.Image import Exif
+
+    exif = Exif()
     if place.prompt:
         exif[_EXIF_MODEL] = f"prompt:{json.dumps(place.prompt, default=str)}"
     for tag, (name, value) in zip(range(_EXIF_MAKE, 0, -1), place.extra.items(), strict=False):

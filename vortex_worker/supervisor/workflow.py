@@ -17,6 +17,7 @@ from vortex_worker.supervisor.graph import Graph
 from vortex_worker.supervisor.literals import literal_problems
 from vortex_worker.supervisor.precheck import prepare
 from vortex_worker.supervisor.sending import sending_problems
+from vortex_worker.supervisor.sizes import picture_problems
 
 if TYPE_CHECKING:
     from vortex_worker.supervisor.fabric import Fabric
@@ -117,6 +118,7 @@ def run(
     workers = [key for key in sound(needed) if graph.nodes[key].class_type not in CLIENT_NODES]
     problems += literal_problems(graph, specs, workers, fabric._memory.lease_size)
     problems += sending_problems(graph, specs, sound(workers), place, fabric._max_frame)
+    problems += picture_problems(graph, specs, sound(needed))
     params, more = prepare(fabric, graph, specs, CLIENT_NODES, place, sound(needed), until)
     if problems or more:
         raise WorkflowError([*problems, *more])
