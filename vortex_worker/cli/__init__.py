@@ -57,6 +57,13 @@ def command() -> None:
     help="Private memory of each worker: bytes, 512M, 2G.  [no limit]",
 )
 @click.option(
+    "--lease-size",
+    default="1G",
+    callback=limits.size,
+    metavar="SIZE",
+    help="Shared memory for what a worker's nodes give, while it is needed: for large batches, more.  [1G]",
+)
+@click.option(
     "--learn",
     default=None,
     metavar="FILE",

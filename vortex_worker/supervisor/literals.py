@@ -16,7 +16,7 @@ from vortex_worker.supervisor.graph import Graph, Node
 MAX_LENGTH = 20_000  # characters of a prompt
 MAX_STEPS = 1_000_000  # of a whole schedule, of which ``denoise`` has the last run
 
-_LARGER = "Fabric's lease_size= gives them more"
+_LARGER = "--lease-size or Fabric's lease_size= gives them more"
 _PROMPTS = {"CLIPTextEncode": ("text",), "CLIPTextEncodeSDXL": ("text_g", "text_l")}
 #: By node, pixels along a side of one place of its tensor, and bytes of a place: 4 for each channel.
 _PLACES = {"EmptyLatentImage": (8, 4 * 4), "EmptySD3LatentImage": (8, 4 * 16), "EmptyImage": (1, 4 * 3)}

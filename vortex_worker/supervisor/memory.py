@@ -18,7 +18,7 @@ from collections import deque
 from vortex_worker._core.arena import Arena
 from vortex_worker._core.handle import TensorHandle
 from vortex_worker._core.lease import LeaseAllocator
-from vortex_worker.errors import InvalidHandle, OutOfArena
+from vortex_worker.errors import ConfigError, InvalidHandle, OutOfArena
 
 ALIGN = 2 << 20  # 2 MiB: leases begin on huge-page boundaries
 
@@ -112,9 +112,20 @@ class Memory:
     """Owns the arena. Every method may be called from any thread."""
 
     def __init__(self, client_size: int, lease_size: int, leases: int) -> None:
-        """Make an arena of a client region and ``leases`` regions. Pages come at first touch."""
+        """Make an arena of a client region and ``leases`` regions. Pages come at first touch.
+
+        Raises:
+            ConfigError: the process can't have that much of addresses.
+        """
         client_size, lease_size = _round_up(client_size), _round_up(lease_size)
-        self.arena = Arena.create(ALIGN + client_size + leases * lease_size)
+        size = ALIGN + client_size + leases * lease_size
+        try:
+            self.arena = Arena.create(size)
+        except OSError as error:
+            raise ConfigError(
+                f"client_size {client_size} and {leases} leases of lease_size {lease_size} take {size} bytes of "
+                f"addresses, which can't be had: {error.strerror}"
+            ) from None
         start = self.arena.data_offset
         self._client = LeaseAllocator(start, client_size)
         self._leases = [Lease(i, start + client_size + i * lease_size, lease_size) for i in range(leases)]
