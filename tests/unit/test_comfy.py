@@ -176,6 +176,41 @@ def test_the_stand_ins_come_and_go_and_what_was_there_comes_back():
         del sys.modules["nodes"]
 
 
+def test_what_a_pack_leaves_under_their_names_goes():
+    mine = {name: SimpleNamespace() for name in ("server", "server.own")}
+    sys.modules.update(mine)
+    try:
+        with stand_in.visible():
+            assert "server.own" not in sys.modules
+            sys.modules["comfy.left"] = sys.modules["nodes.left"] = sys.modules["elsewhere"] = SimpleNamespace()
+            del sys.modules["folder_paths"]
+        left = {name for name in sys.modules if name.partition(".")[0] in ("comfy", "folder_paths", "nodes", "server")}
+        assert left == mine.keys()
+        assert "elsewhere" in sys.modules
+    finally:
+        for name in (*mine, "elsewhere"):
+            sys.modules.pop(name, None)
+
+
+def test_a_node_does_not_pay_for_every_module_there_is():
+    class Name(str):
+        looks = 0
+
+        def partition(self, separator):
+            Name.looks += 1
+            return str.partition(self, separator)
+
+    many = [Name(f"some.module{number}") for number in range(1000)]
+    try:
+        sys.modules.update(dict.fromkeys(many))
+        with stand_in.visible():
+            pass
+        assert Name.looks == 0
+    finally:
+        for name in many:
+            del sys.modules[name]
+
+
 def test_progress_is_the_running_jobs():
     told = []
     with job.running(JobContext(report=lambda step, total, message: told.append((step, total)))):

@@ -25,6 +25,7 @@ MODULES = (
     "nodes",
     "server",
 )
+_TOPS = {name.partition(".")[0] for name in MODULES}
 _depth = 0
 
 
@@ -42,7 +43,7 @@ def visible() -> Iterator[None]:
     there: dict[str, ModuleType] = {}
     try:
         if _depth == 1:
-            there = {name: sys.modules[name] for name in _names() if name in sys.modules}
+            there = {name: sys.modules[name] for name in _names_there()}
             for name in there:
                 del sys.modules[name]
             sys.modules.update(modules())
@@ -50,15 +51,33 @@ def visible() -> Iterator[None]:
     finally:
         _depth -= 1
         if _depth == 0:
-            for name in _names():
+            for name in _names_since():
                 del sys.modules[name]
             sys.modules.update(there)
 
 
-def _names() -> list[str]:
-    """Every module under one of our names, submodules too."""
-    tops = {name.partition(".")[0] for name in MODULES}
-    return [name for name in sys.modules if name.partition(".")[0] in tops]
+# There are thousands of modules, and many nodes take microseconds: not all are looked at for each.
+
+
+def _names_there() -> list[str]:
+    """Every module under one of our names, submodules too: none of these comes without its parent."""
+    return [name for name in sys.modules if _is_ours(name)] if any(top in sys.modules for top in _TOPS) else []
+
+
+def _names_since() -> list[str]:
+    """Those that are there since ours are: a dict has the new ones last."""
+    missing, found = set(MODULES), []
+    for name in reversed(sys.modules):
+        if _is_ours(name):
+            found.append(name)
+            missing.discard(name)
+            if not missing:
+                break
+    return found
+
+
+def _is_ours(name: str) -> bool:
+    return name.partition(".")[0] in _TOPS
 
 
 def explained(error: ImportError) -> ImportError:
@@ -72,9 +91,7 @@ def explained(error: ImportError) -> ImportError:
 
 def _explanation(error: ImportError) -> str:
     top = (error.name or "").partition(".")[0]
-    if top in {module.partition(".")[0] for module in MODULES} or top.startswith(
-        ("comfy", "node_helpers", "execution")
-    ):
+    if top in _TOPS or top.startswith(("comfy", "node_helpers", "execution")):
         return f"of ComfyUI itself there are {', '.join(MODULES)} here, and of these what most packs use"
     if "failed to map segment" in str(error):
         return (
