@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from vortex_worker.errors import ValidationError
-from vortex_worker.executor.diffusion import single_file
+from vortex_worker.executor.diffusion import folder, single_file
 
 UNET, CLIP = "model.diffusion_model.", "cond_stage_model.transformer."
 
@@ -38,3 +39,25 @@ def test_a_token_embedding_that_is_cut_is_told_when_it_is_loaded() -> None:
     }
     with pytest.raises(ValidationError, match="token embedding has 10 rows, and the vocabulary 49408"):
         single_file._clip(names, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("rows", [11, 12, 14])
+def test_a_folder_whose_vocabulary_is_larger_than_its_token_embedding_is_told_when_it_is_loaded(
+    tmp_path: Path, rows: int
+) -> None:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(
+        vocab_size=rows, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+        bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    CLIPTextModel(config).save_pretrained(tmp_path / "text_encoder")
+    words = ["<|startoftext|>", "<|endoftext|>", *"abcde", *(f"{letter}</w>" for letter in "abcde")]
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "vocab.json").write_text(json.dumps({word: n for n, word in enumerate(words)}))
+    (tmp_path / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    if rows < 12:
+        with pytest.raises(ValidationError, match=r"damaged: .* token embedding has 11 rows, and the vocabulary 12"):
+            folder._tower(tmp_path, "", torch.device("cpu"))
+    else:  # some have more rows than words
+        assert folder._tower(tmp_path, "", torch.device("cpu")).table.num_embeddings == rows

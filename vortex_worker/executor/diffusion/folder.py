@@ -109,7 +109,9 @@ def _tower(path: Path, suffix: str, device: torch.device, **how: Any) -> Tower:
         return own
 
     weights = read_folder(folder, "model")
-    return Tower(build(module, weights, "CLIP text encoder", device), from_folder(path / f"tokenizer{suffix}"), **how)
+    tower = Tower(build(module, weights, "CLIP text encoder", device), from_folder(path / f"tokenizer{suffix}"), **how)
+    tower.tokenizer.check(tower.table.num_embeddings)
+    return tower
 
 
 def _diffusers(cls: Any, folder: Path, what: str, device: torch.device) -> nn.Module:

@@ -261,11 +261,7 @@ class _Sized:
 
 def _clip_sizes(words: Tensor, widened: Tensor, layers: int) -> dict[str, Any]:
     vocabulary, width = words.shape
-    if words.shape[0] <= shipped().end:  # the vocabulary's last
-        raise ValidationError(
-            f"this checkpoint is damaged: its text encoder's token embedding has {words.shape[0]} rows, "
-            f"and the vocabulary {shipped().end + 1}"
-        )
+    shipped().check(vocabulary)
     return {
         "vocab_size": vocabulary,
         "hidden_size": width,

@@ -23,12 +23,25 @@ CLIP_VOCABULARY = 49408
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
-    """``encode`` gives the tokens of one word; ``start``, ``end`` and ``pad`` frame a prompt."""
+    """``encode`` gives the tokens of one word, all below ``size``; ``start``, ``end`` and ``pad`` frame a prompt."""
 
     encode: Callable[[str], Sequence[int]]
     start: int
     end: int
     pad: int
+    size: int
+
+    def check(self, rows: int) -> None:
+        """See that each token has a row in a text encoder's embedding of so many. There may be more: some are made so.
+
+        Raises:
+            ValidationError: it has not.
+        """
+        if rows < self.size:
+            raise ValidationError(
+                f"this checkpoint is damaged: its text encoder's token embedding has {rows} rows, "
+                f"and the vocabulary {self.size}"
+            )
 
 
 def shipped(pad: int | None = None) -> Tokenizer:
@@ -78,7 +91,7 @@ def _of(words: Callable[[str], Sequence[int]], vocabulary: dict[str, int], pad: 
     if _START not in vocabulary or _END not in vocabulary:
         raise ValidationError(f"the tokenizer's vocabulary lacks {_START} or {_END}")
     end = vocabulary[_END]
-    return Tokenizer(words, vocabulary[_START], end, end if pad is None else pad)
+    return Tokenizer(words, vocabulary[_START], end, end if pad is None else pad, max(vocabulary.values()) + 1)
 
 
 def _words(vocabulary: dict[str, int], merges: list[Any]) -> Callable[[str], Sequence[int]]:
