@@ -1,5 +1,6 @@
 """A fabric for each module, and means to stop at a known point of a job."""
 
+import shutil
 import time
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 import vortex_worker as vw
 
+ROOT = Path(__file__).parents[2]
 NODES = Path(__file__).parent / "nodes"
 #: Small enough to be filled, and quick to give up on what is stuck.
 SETTINGS = {"custom_nodes": NODES, "threads": 1, "lease_size": 64 << 20, "client_size": 64 << 20, "grace": 0.3}
@@ -57,3 +59,12 @@ def gate(fabric):
     gate = fabric.tensor([0])
     yield gate
     gate.fill_(1)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """The digits example, copied: it must run from anywhere."""
+    folder = tmp_path_factory.mktemp("digits")
+    for name in ("workflow.json", "nodes.py", "network.py", "digits.safetensors"):
+        shutil.copy(ROOT / "examples" / "digits" / name, folder)
+    return folder

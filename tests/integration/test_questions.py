@@ -2,11 +2,10 @@
 
 import json
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from shell import vortex, workflow
 
 import vortex_worker as vw
 from vortex_worker.errors import DeadlineExceeded, JobError, WorkflowError
@@ -39,9 +38,8 @@ def test_a_failed_is_changed_is_told_once(caplog, how, said):
 
 
 def test_the_command_line_tells_of_a_failed_is_changed(tmp_path):
-    (tmp_path / "workflow.json").write_text(json.dumps(graph("PackChanged", "raise lines")))
-    command = [sys.executable, "-P", "-m", "vortex_worker", "run", "workflow.json", "--json", "--custom-nodes", PACK]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    path = workflow(tmp_path, graph("PackChanged", "raise lines"))
+    done = vortex("run", path, "--json", "--custom-nodes", PACK, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (told,) = json.loads(done.stdout)["warnings"]
     assert f"raised ValueError: {SHOWN}" in told
