@@ -3,115 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import small_models
 import torch
 from PIL import Image
+from safetensors.torch import save_file
+from shelf import CHECKPOINT, CLOSE, QUIET, Shelf, alike, example, floats, noise, picture, reference, sigmas
 from torch import Tensor
 
-import vortex_worker as vw
-from vortex_worker.errors import ValidationError, WorkflowError
+from vortex_worker.errors import ValidationError
 from vortex_worker.executor.nodes.sampling.model import DiffusionModel
 from vortex_worker.executor.nodes.sampling.schedules import sigmas_for
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-pytest.importorskip("diffusers")
-pytest.importorskip("transformers")
-import small_models
-from safetensors.torch import save_file
-
-pytestmark = [
-    # diffusers calls numpy.array on torch tensors, whose __array__ has no `copy` yet.
-    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:diffusers"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
-]
-EXAMPLES = Path(__file__).parents[2] / "examples" / "diffusion"
-CHECKPOINT = "v1-5-pruned-emaonly.safetensors"  # the examples' name of it
-CLOSE = 2e-4  # of pixels 0 to 1, between two ways of the same float32 computation
-
-
-class Shelf:
-    """The models on disk, and the pipelines that they were saved from."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.sd1, self.sd2, self.sdxl = small_models.sd1(), small_models.sd2(), small_models.sdxl()
-        for pipeline in (self.sd1, self.sd2, self.sdxl):
-            pipeline.set_progress_bar_config(disable=True)
-        small_models.save_file(self.sd1, self.under("checkpoints") / CHECKPOINT)
-        small_models.save_folder(self.sd1, folder / "diffusers" / "sd1")
-        small_models.save_file(self.sd2, folder / "checkpoints" / "sd2.safetensors", {"v_pred": torch.zeros(1)})
-        small_models.save_folder(self.sd2, folder / "diffusers" / "sd2")
-        small_models.save_file(self.sdxl, folder / "checkpoints" / "sdxl.safetensors")
-        small_models.save_folder(self.sdxl, folder / "diffusers" / "sdxl")
-
-    def under(self, name: str) -> Path:
-        path = self.folder / name
-        path.mkdir(exist_ok=True)
-        return path
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
-    return Shelf(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def fabric(shelf: Shelf) -> Any:
-    with vw.Fabric(1, standby=0, models=shelf.folder, lease_size=256 << 20, client_size=64 << 20) as fabric:
-        yield fabric.wait_ready(60)
-
-
-def sigmas(steps: int, denoise: float = 1.0, scheduler: str = "normal") -> list[float]:
-    return sigmas_for(DiffusionModel(lambda *_: None), scheduler, steps, denoise)  # type: ignore[arg-type,return-value]
-
-
-def noise(seed: int, side: int) -> Tensor:
-    return torch.randn(1, 4, side // 8, side // 8, generator=torch.Generator().manual_seed(seed))
-
-
-def reference(pipeline: Any, prompt: str, negative: str, *, steps: int, cfg: float, seed: int, side: int) -> Tensor:
-    """diffusers' image, [1, height, width, 3]."""
-    out: Tensor = pipeline(
-        prompt, negative_prompt=negative, guidance_scale=cfg, latents=noise(seed, side), output_type="pt",
-        sigmas=sigmas(steps), num_inference_steps=steps, height=side, width=side,
-    ).images  # fmt: skip
-    return out.movedim(1, -1)
-
-
-def example(name: str, **values: Any) -> dict[str, Any]:
-    """An example's graph with other values: ``node__input=value``."""
-    graph: dict[str, Any] = json.loads((EXAMPLES / name).read_text())
-    for target, value in values.items():
-        node, _, key = target.partition("__")
-        graph[node.removeprefix("n")]["inputs"][key] = value
-    return graph
-
-
-def picture(fabric: Any, graph: dict[str, Any], folder: Path) -> Tensor:
-    """The saved picture of a run, [1, height, width, 3], in 8 bits."""
-    result = fabric.run_workflow(graph, output_dir=folder)
-    (file,) = result.files
-    return torch.from_numpy(np.asarray(Image.open(file), np.float32) / 255)[None]
-
-
-def floats(fabric: Any, graph: dict[str, Any]) -> Tensor:
-    """What a run would save, before it is cut to 8 bits."""
-    (save,) = (key for key, node in graph.items() if node["class_type"] == "SaveImage")
-    graph = {key: node for key, node in graph.items() if key != save}
-    (values,) = fabric.run_workflow(graph).values.values()
-    image: Tensor = values["image"].clone()
-    return image
-
-
-def alike(ours: Tensor, theirs: Tensor) -> None:
-    assert theirs.std() > 0.05, "the reference is blank"
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=CLOSE)
+pytestmark = QUIET
 
 
 def test_text_to_image_unmodified_equals_diffusers(fabric: Any, shelf: Shelf, tmp_path: Path) -> None:
@@ -380,115 +288,6 @@ def test_tiles_equal_the_whole_but_for_what_reaches_across(fabric: Any, shelf: S
     assert 0 < difference < 0.5 * (whole.roll(64, 2) - whole).abs().mean()
 
 
-def test_weights_stay_in_the_file(shelf: Shelf) -> None:
-    """Two workers on one model hold it once: its pages are the file's, not anybody's own."""
-    name = shelf.folder / "checkpoints" / "sdxl.safetensors"
-    with vw.Fabric(2, standby=0, models=shelf.folder, lease_size=64 << 20, client_size=64 << 20) as fabric:
-        fabric.wait_ready(60)
-        jobs = [fabric.submit("CheckpointLoaderSimple", params={"ckpt_name": name.name}) for _ in range(2)]
-        held = [job.result() for job in jobs]
-        assert len({job.worker for job in jobs}) == 2
-        for worker in fabric.workers():
-            own = mapped = 0
-            for block in Path(f"/proc/{worker['pid']}/smaps").read_text().split("VmFlags")[:-1]:
-                if name.name in block:
-                    sizes = dict(line.split(":", 1) for line in block.splitlines() if " kB" in line)
-                    mapped += int(sizes["Size"].split()[0])
-                    own += int(sizes["Anonymous"].split()[0])  # copied on write
-            assert mapped >= name.stat().st_size // 1024
-            assert own == 0
-        del held
-
-
-def test_models_that_are_not_there_are_told_before_anything_runs(fabric: Any) -> None:
-    workflow = {
-        "load": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sdxl.ckpt"}},
-        "style": {
-            "class_type": "LoraLoaderModelOnly",
-            "inputs": {"model": ["load", 0], "lora_name": "../secret.safetensors"},
-        },
-        "vae": {"class_type": "VAELoader", "inputs": {"vae_name": "kl-f8.safetensors"}},
-    }
-    with pytest.raises(WorkflowError) as caught:
-        fabric.run_workflow(workflow, outputs=list(workflow))
-    told = dict(caught.value.problems)
-    assert told["load"].startswith(
-        "'ckpt_name': there is no 'sdxl.ckpt' in the folders of models; did you mean 'sdxl.safetensors'"
-    )
-    assert "There are: sdxl.safetensors, " in told["load"]
-    assert "is no name of a model" in told["style"]
-    assert "there is no 'kl-f8.safetensors'" in told["vae"]
-    errors = caught.value.node_errors
-    assert {errors[node]["errors"][0]["type"] for node in workflow} == {"value_not_in_list"}
-    assert errors["load"]["errors"][0]["extra_info"] == {"input_name": "ckpt_name", "received_value": "sdxl.ckpt"}
-
-
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        ("truncated", "is no sound safetensors file"),
-        ("header", "is no sound safetensors file"),
-        ("missing", r"the weights are no Stable Diffusion 1 U-Net: it lacks 1 of \d+: conv_out.bias"),
-        ("unexpected", r"the weights are no VAE: it has 7 unexpected: .* and 2 more"),
-        ("misshapen", r"shapes differ: conv_out.weight \[4, 32, 1, 1\] instead of"),
-        ("other", "is no checkpoint: it has a, b"),
-        ("pickle", "is a pickle, and loading it would run its code"),
-        (
-            "absent",
-            "there is no 'v1-5-pruned-emaonly.ckpt' in the folders of models; did you mean 'v1-5-pruned-emaonly",
-        ),
-        ("outside", "is no name of a model"),
-    ],
-)
-def test_bad_checkpoints_are_refused(fabric: Any, shelf: Shelf, damage: str, said: str) -> None:
-    from safetensors.torch import load_file, save_file
-
-    good, path = shelf.folder / "checkpoints" / CHECKPOINT, shelf.under("bad") / f"{damage}.safetensors"
-    tensors = load_file(good)
-    match damage:
-        case "truncated":
-            path.write_bytes(good.read_bytes()[:-1000])
-        case "header":
-            path.write_bytes(b"\xff" * 8 + good.read_bytes()[8:4096])
-        case "missing":
-            del tensors["model.diffusion_model.out.2.bias"]
-        case "unexpected":
-            tensors |= {f"first_stage_model.encoder.down.0.block.0.extra{i}": torch.zeros(1) for i in range(7)}
-        case "misshapen":
-            tensors["model.diffusion_model.out.2.weight"] = torch.zeros(4, 32, 1, 1)
-        case "other":
-            tensors = {"a": torch.zeros(1), "b": torch.zeros(1)}
-        case "pickle":
-            path = path.with_suffix(".ckpt")
-            path.write_bytes(b"\x80\x04.")
-    name = {"absent": "v1-5-pruned-emaonly.ckpt", "outside": "../secret.safetensors"}.get(damage, f"bad/{path.name}")
-    if damage in ("missing", "unexpected", "misshapen", "other"):
-        save_file(tensors, path)
-    with pytest.raises(ValidationError, match=said):
-        fabric.run("CheckpointLoaderSimple", params={"ckpt_name": name})
-
-
-def test_a_model_takes_its_own_conditioning(fabric: Any) -> None:
-    sd1 = fabric.run("CheckpointLoaderSimple", params={"ckpt_name": CHECKPOINT})
-    sdxl = fabric.run("CheckpointLoaderSimple", params={"ckpt_name": "sdxl.safetensors"})
-    cond = fabric.run("CLIPTextEncode", {"clip": sd1["clip"]}, {"text": "a cat"})["conditioning"]
-    latent = {"samples": torch.zeros(1, 4, 8, 8)}
-    with pytest.raises(ValidationError, match=r"'positive' is of width 64: this model takes 192"):
-        fabric.run("KSampler", {"model": sdxl["model"], "positive": cond, "negative": cond, "latent": latent})
-    wrong = {"samples": torch.ones(1, 16, 8, 8)}
-    with pytest.raises(ValidationError, match=r"'latent' has 16 channels: it takes 4"):
-        fabric.run("KSampler", {"model": sd1["model"], "positive": cond, "negative": cond, "latent": wrong})
-
-
-@pytest.fixture(scope="module")
-def flow(shelf: Shelf) -> Any:
-    pipeline = small_models.sd3()
-    pipeline.set_progress_bar_config(disable=True)
-    small_models.save_file(pipeline, shelf.folder / "checkpoints" / "sd3.safetensors")
-    small_models.save_folder(pipeline, shelf.folder / "diffusers" / "sd3")
-    return pipeline
-
-
 @pytest.mark.parametrize("name", ["sd3.safetensors", "diffusers/sd3"])
 def test_a_flow_model_equals_diffusers(fabric: Any, flow: Any, name: str) -> None:
     from diffusers import FlowMatchEulerDiscreteScheduler
@@ -510,22 +309,3 @@ def test_a_flow_model_equals_diffusers(fabric: Any, flow: Any, name: str) -> Non
         sigmas=[float(level) for level in levels[:-1]], num_inference_steps=steps,
     ).images.movedim(1, -1)  # fmt: skip
     alike(floats(fabric, graph), theirs)
-
-
-@pytest.mark.parametrize(
-    ("without", "said"),
-    [
-        ("text_encoders.", "has no text encoders"),
-        ("model.diffusion_model.x_embedder.proj.weight", "damaged Stable Diffusion 3 checkpoint: it lacks"),
-        ("model.diffusion_model.joint_blocks.0.x_block.mlp.fc1.weight", "damaged Stable Diffusion 3|it lacks 1 of"),
-        ("first_stage_model.decoder.conv_in.bias", "the weights are no VAE: it lacks 1 of"),
-    ],
-)
-def test_a_damaged_flow_model_is_refused(fabric: Any, flow: Any, shelf: Shelf, without: str, said: str) -> None:
-    from safetensors.torch import load_file, save_file
-
-    tensors = load_file(shelf.folder / "checkpoints" / "sd3.safetensors")
-    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(without)}
-    save_file(kept, shelf.under("bad") / "sd3.safetensors")
-    with pytest.raises(ValidationError, match=said):
-        fabric.run("CheckpointLoaderSimple", params={"ckpt_name": "bad/sd3.safetensors"})

@@ -1,0 +1,134 @@
+"""Files of models: mapped, never copied; and what is missing or wrong with them, told when they are loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from shelf import CHECKPOINT, QUIET, Shelf
+
+import vortex_worker as vw
+from vortex_worker.errors import ValidationError, WorkflowError
+
+pytestmark = QUIET
+
+
+def test_weights_stay_in_the_file(shelf: Shelf) -> None:
+    """Two workers on one model hold it once: its pages are the file's, not anybody's own."""
+    name = shelf.folder / "checkpoints" / "sdxl.safetensors"
+    with vw.Fabric(2, standby=0, models=shelf.folder, lease_size=64 << 20, client_size=64 << 20) as fabric:
+        fabric.wait_ready(60)
+        jobs = [fabric.submit("CheckpointLoaderSimple", params={"ckpt_name": name.name}) for _ in range(2)]
+        held = [job.result() for job in jobs]
+        assert len({job.worker for job in jobs}) == 2
+        for worker in fabric.workers():
+            own = mapped = 0
+            for block in Path(f"/proc/{worker['pid']}/smaps").read_text().split("VmFlags")[:-1]:
+                if name.name in block:
+                    sizes = dict(line.split(":", 1) for line in block.splitlines() if " kB" in line)
+                    mapped += int(sizes["Size"].split()[0])
+                    own += int(sizes["Anonymous"].split()[0])  # copied on write
+            assert mapped >= name.stat().st_size // 1024
+            assert own == 0
+        del held
+
+
+def test_models_that_are_not_there_are_told_before_anything_runs(fabric: Any) -> None:
+    workflow = {
+        "load": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sdxl.ckpt"}},
+        "style": {
+            "class_type": "LoraLoaderModelOnly",
+            "inputs": {"model": ["load", 0], "lora_name": "../secret.safetensors"},
+        },
+        "vae": {"class_type": "VAELoader", "inputs": {"vae_name": "kl-f8.safetensors"}},
+    }
+    with pytest.raises(WorkflowError) as caught:
+        fabric.run_workflow(workflow, outputs=list(workflow))
+    told = dict(caught.value.problems)
+    assert told["load"].startswith(
+        "'ckpt_name': there is no 'sdxl.ckpt' in the folders of models; did you mean 'sdxl.safetensors'"
+    )
+    assert "There are: sdxl.safetensors, " in told["load"]
+    assert "is no name of a model" in told["style"]
+    assert "there is no 'kl-f8.safetensors'" in told["vae"]
+    errors = caught.value.node_errors
+    assert {errors[node]["errors"][0]["type"] for node in workflow} == {"value_not_in_list"}
+    assert errors["load"]["errors"][0]["extra_info"] == {"input_name": "ckpt_name", "received_value": "sdxl.ckpt"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("truncated", "is no sound safetensors file"),
+        ("header", "is no sound safetensors file"),
+        ("missing", r"the weights are no Stable Diffusion 1 U-Net: it lacks 1 of \d+: conv_out.bias"),
+        ("unexpected", r"the weights are no VAE: it has 7 unexpected: .* and 2 more"),
+        ("misshapen", r"shapes differ: conv_out.weight \[4, 32, 1, 1\] instead of"),
+        ("other", "is no checkpoint: it has a, b"),
+        ("pickle", "is a pickle, and loading it would run its code"),
+        (
+            "absent",
+            "there is no 'v1-5-pruned-emaonly.ckpt' in the folders of models; did you mean 'v1-5-pruned-emaonly",
+        ),
+        ("outside", "is no name of a model"),
+    ],
+)
+def test_bad_checkpoints_are_refused(fabric: Any, shelf: Shelf, damage: str, said: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    good, path = shelf.folder / "checkpoints" / CHECKPOINT, shelf.under("bad") / f"{damage}.safetensors"
+    tensors = load_file(good)
+    match damage:
+        case "truncated":
+            path.write_bytes(good.read_bytes()[:-1000])
+        case "header":
+            path.write_bytes(b"\xff" * 8 + good.read_bytes()[8:4096])
+        case "missing":
+            del tensors["model.diffusion_model.out.2.bias"]
+        case "unexpected":
+            tensors |= {f"first_stage_model.encoder.down.0.block.0.extra{i}": torch.zeros(1) for i in range(7)}
+        case "misshapen":
+            tensors["model.diffusion_model.out.2.weight"] = torch.zeros(4, 32, 1, 1)
+        case "other":
+            tensors = {"a": torch.zeros(1), "b": torch.zeros(1)}
+        case "pickle":
+            path = path.with_suffix(".ckpt")
+            path.write_bytes(b"\x80\x04.")
+    name = {"absent": "v1-5-pruned-emaonly.ckpt", "outside": "../secret.safetensors"}.get(damage, f"bad/{path.name}")
+    if damage in ("missing", "unexpected", "misshapen", "other"):
+        save_file(tensors, path)
+    with pytest.raises(ValidationError, match=said):
+        fabric.run("CheckpointLoaderSimple", params={"ckpt_name": name})
+
+
+def test_a_model_takes_its_own_conditioning(fabric: Any) -> None:
+    sd1 = fabric.run("CheckpointLoaderSimple", params={"ckpt_name": CHECKPOINT})
+    sdxl = fabric.run("CheckpointLoaderSimple", params={"ckpt_name": "sdxl.safetensors"})
+    cond = fabric.run("CLIPTextEncode", {"clip": sd1["clip"]}, {"text": "a cat"})["conditioning"]
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    with pytest.raises(ValidationError, match=r"'positive' is of width 64: this model takes 192"):
+        fabric.run("KSampler", {"model": sdxl["model"], "positive": cond, "negative": cond, "latent": latent})
+    wrong = {"samples": torch.ones(1, 16, 8, 8)}
+    with pytest.raises(ValidationError, match=r"'latent' has 16 channels: it takes 4"):
+        fabric.run("KSampler", {"model": sd1["model"], "positive": cond, "negative": cond, "latent": wrong})
+
+
+@pytest.mark.parametrize(
+    ("without", "said"),
+    [
+        ("text_encoders.", "has no text encoders"),
+        ("model.diffusion_model.x_embedder.proj.weight", "damaged Stable Diffusion 3 checkpoint: it lacks"),
+        ("model.diffusion_model.joint_blocks.0.x_block.mlp.fc1.weight", "damaged Stable Diffusion 3|it lacks 1 of"),
+        ("first_stage_model.decoder.conv_in.bias", "the weights are no VAE: it lacks 1 of"),
+    ],
+)
+def test_a_damaged_flow_model_is_refused(fabric: Any, flow: Any, shelf: Shelf, without: str, said: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(shelf.folder / "checkpoints" / "sd3.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(without)}
+    save_file(kept, shelf.under("bad") / "sd3.safetensors")
+    with pytest.raises(ValidationError, match=said):
+        fabric.run("CheckpointLoaderSimple", params={"ckpt_name": "bad/sd3.safetensors"})
