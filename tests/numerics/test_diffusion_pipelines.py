@@ -15,13 +15,12 @@ from torch import Tensor
 
 import vortex_worker as vw
 from vortex_worker.errors import ValidationError, WorkflowError
-from vortex_worker.executor.nodes.sampling.model import DiffusionModel
-from vortex_worker.executor.nodes.sampling.schedules import sigmas_for
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 import small_models
+from pipeline_runs import CLOSE, alike, example, floats, flow_reference, noise, reference, sigmas
 from safetensors.torch import save_file
 
 pytestmark = [
@@ -30,9 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:diffusers"),
     pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
 ]
-EXAMPLES = Path(__file__).parents[2] / "examples" / "diffusion"
 CHECKPOINT = "v1-5-pruned-emaonly.safetensors"  # the examples' name of it
-CLOSE = 2e-4  # of pixels 0 to 1, between two ways of the same float32 computation
 
 
 class Shelf:
@@ -67,51 +64,11 @@ def fabric(shelf: Shelf) -> Any:
         yield fabric.wait_ready(60)
 
 
-def sigmas(steps: int, denoise: float = 1.0, scheduler: str = "normal") -> list[float]:
-    return sigmas_for(DiffusionModel(lambda *_: None), scheduler, steps, denoise)  # type: ignore[arg-type,return-value]
-
-
-def noise(seed: int, side: int) -> Tensor:
-    return torch.randn(1, 4, side // 8, side // 8, generator=torch.Generator().manual_seed(seed))
-
-
-def reference(pipeline: Any, prompt: str, negative: str, *, steps: int, cfg: float, seed: int, side: int) -> Tensor:
-    """diffusers' image, [1, height, width, 3]."""
-    out: Tensor = pipeline(
-        prompt, negative_prompt=negative, guidance_scale=cfg, latents=noise(seed, side), output_type="pt",
-        sigmas=sigmas(steps), num_inference_steps=steps, height=side, width=side,
-    ).images  # fmt: skip
-    return out.movedim(1, -1)
-
-
-def example(name: str, **values: Any) -> dict[str, Any]:
-    """An example's graph with other values: ``node__input=value``."""
-    graph: dict[str, Any] = json.loads((EXAMPLES / name).read_text())
-    for target, value in values.items():
-        node, _, key = target.partition("__")
-        graph[node.removeprefix("n")]["inputs"][key] = value
-    return graph
-
-
 def picture(fabric: Any, graph: dict[str, Any], folder: Path) -> Tensor:
     """The saved picture of a run, [1, height, width, 3], in 8 bits."""
     result = fabric.run_workflow(graph, output_dir=folder)
     (file,) = result.files
     return torch.from_numpy(np.asarray(Image.open(file), np.float32) / 255)[None]
-
-
-def floats(fabric: Any, graph: dict[str, Any]) -> Tensor:
-    """What a run would save, before it is cut to 8 bits."""
-    (save,) = (key for key, node in graph.items() if node["class_type"] == "SaveImage")
-    graph = {key: node for key, node in graph.items() if key != save}
-    (values,) = fabric.run_workflow(graph).values.values()
-    image: Tensor = values["image"].clone()
-    return image
-
-
-def alike(ours: Tensor, theirs: Tensor) -> None:
-    assert theirs.std() > 0.05, "the reference is blank"
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=CLOSE)
 
 
 def test_text_to_image_unmodified_equals_diffusers(fabric: Any, shelf: Shelf, tmp_path: Path) -> None:
@@ -491,25 +448,13 @@ def flow(shelf: Shelf) -> Any:
 
 @pytest.mark.parametrize("name", ["sd3.safetensors", "diffusers/sd3"])
 def test_a_flow_model_equals_diffusers(fabric: Any, flow: Any, name: str) -> None:
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    texts, side, steps, cfg = ("a red (barn:1.0)", "grey"), 64, 5, 4.0
+    texts = ("a red (barn:1.0)", "grey")
     graph = example(
-        "text-to-image.json", n4__ckpt_name=name, n6__text=texts[0], n7__text=texts[1], n5__width=side, n5__height=side,
-        n3__steps=steps, n3__cfg=cfg, n3__seed=11, n3__sampler_name="euler", n3__scheduler="normal",
+        "text-to-image.json", n4__ckpt_name=name, n6__text=texts[0], n7__text=texts[1], n5__width=64, n5__height=64,
+        n3__steps=5, n3__cfg=4.0, n3__seed=11, n3__sampler_name="euler", n3__scheduler="normal",
     )  # fmt: skip
     graph["5"]["class_type"] = "EmptySD3LatentImage"
-    times = torch.arange(1, 1001, dtype=torch.float64) / 1000
-    table = (3 * times / (1 + 2 * times)).float()  # the scheduler's shift
-    model = DiffusionModel(lambda *_: None, parametrization="flow", sigmas=table)  # type: ignore[arg-type,return-value]
-    levels = sigmas_for(model, "normal", steps, 1.0)
-    flow.scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)  # what it is given is shifted already
-    theirs = flow(
-        "a red barn", negative_prompt=texts[1], guidance_scale=cfg, output_type="pt", height=side, width=side,
-        latents=torch.randn(1, 16, side // 8, side // 8, generator=torch.Generator().manual_seed(11)),
-        sigmas=[float(level) for level in levels[:-1]], num_inference_steps=steps,
-    ).images.movedim(1, -1)  # fmt: skip
-    alike(floats(fabric, graph), theirs)
+    alike(floats(fabric, graph), flow_reference(flow, "a red barn", texts[1], steps=5, cfg=4.0, seed=11, side=64))
 
 
 @pytest.mark.parametrize(

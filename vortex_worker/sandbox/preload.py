@@ -111,6 +111,7 @@ PLAIN = (
 DIFFUSION = (
     "transformers.models.clip.modeling_clip",
     "transformers.models.clip.tokenization_clip",
+    "transformers.models.t5.modeling_t5",
     "diffusers.loaders.single_file_utils",
     "diffusers.models.autoencoders.autoencoder_kl",
     "diffusers.models.transformers.transformer_sd3",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -33,6 +34,22 @@ def load_vae(path: Path, device: torch.device) -> VAE:
     from vortex_worker.executor.diffusion import folder, single_file
 
     return folder.load_vae(path, device) if path.is_dir() else single_file.load_vae(path, device)
+
+
+def load_model(path: Path, device: torch.device, rounded: torch.dtype | None = None) -> DiffusionModel:
+    """A diffusion model by itself, of a safetensors file; its weights ``rounded`` to what that dtype holds."""
+    require_libraries()
+    from vortex_worker.executor.diffusion import separate
+
+    return separate.load_model(path, device, rounded)
+
+
+def load_text(paths: Sequence[Path], family: str, device: torch.device) -> TextEncoder:
+    """A text encoder by itself, of safetensors files. ``family``: a type of ComfyUI's CLIP loaders."""
+    require_libraries()
+    from vortex_worker.executor.diffusion import separate
+
+    return separate.load_text(paths, family, device)
 
 
 def require_libraries() -> None:

@@ -1,7 +1,7 @@
 """Stable Diffusion 3: a rectified flow (Esser et al. 2024, "Scaling Rectified Flow Transformers …"), through diffusers.
 
-It was trained to do without its third text encoder, a T5: the T5's place is filled with zeros here, as diffusers
-does where there is none.
+It was trained to do without any of its text encoders. Where there is no T5, the third, its place is filled with zeros
+here, as diffusers does.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from vortex_worker.executor.nodes.sampling.model import DiffusionModel
 Tensors = Mapping[str, Tensor]
 
 T5_TOKENS = 256  # diffusers' and the reference's number of them
+JOINT = 4096  # the text's width, a T5's
+POOLED = {"clip_l": 768, "clip_g": 1280}  # widths of the CLIPs
 LATENT_SCALE, LATENT_SHIFT = 1.5305, 0.0609  # of the family's VAE
 SHIFT = 3.0  # of its times towards noise, for pictures of a megapixel
 _HEAD = 64  # channels
