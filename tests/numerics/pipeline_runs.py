@@ -24,23 +24,27 @@ def noise(seed: int, side: int) -> Tensor:
     return torch.randn(1, 4, side // 8, side // 8, generator=torch.Generator().manual_seed(seed))
 
 
-def reference(pipeline: Any, prompt: str, negative: str, *, steps: int, cfg: float, seed: int, side: int) -> Tensor:
-    """diffusers' image, [1, height, width, 3]."""
+def reference(
+    pipeline: Any, prompt: str, negative: str, *, steps: int, cfg: float, seed: int, side: int,
+    levels: list[float] | None = None,
+) -> Tensor:  # fmt: skip
+    """diffusers' image, [1, height, width, 3]. ``levels``: the sigmas; None: Stable Diffusion's."""
     out: Tensor = pipeline(
         prompt, negative_prompt=negative, guidance_scale=cfg, latents=noise(seed, side), output_type="pt",
-        sigmas=sigmas(steps), num_inference_steps=steps, height=side, width=side,
+        sigmas=levels or sigmas(steps), num_inference_steps=steps, height=side, width=side,
     ).images  # fmt: skip
     return out.movedim(1, -1)
 
 
 def flow_reference(
-    pipeline: Any, prompt: str, negative: str, *, steps: int, cfg: float, seed: int, side: int, **more: Any
-) -> Tensor:
-    """diffusers' image of Stable Diffusion 3, its times shifted by 3."""
+    pipeline: Any, prompt: str, negative: str, *, steps: int, cfg: float, seed: int, side: int, shift: float = 3.0,
+    **more: Any,
+) -> Tensor:  # fmt: skip
+    """diffusers' image of Stable Diffusion 3."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     times = torch.arange(1, 1001, dtype=torch.float64) / 1000
-    table = (3 * times / (1 + 2 * times)).float()
+    table = (shift * times / (1 + (shift - 1) * times)).float()
     model = DiffusionModel(lambda *_: None, parametrization="flow", sigmas=table)  # type: ignore[arg-type,return-value]
     levels = sigmas_for(model, "normal", steps, 1.0)
     pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)  # what it is given is shifted already

@@ -15,6 +15,8 @@ from torch import Tensor
 
 import vortex_worker as vw
 from vortex_worker.errors import ValidationError, WorkflowError
+from vortex_worker.executor.nodes.sampling.model import DiffusionModel, stable_diffusion_sigmas, zero_terminal
+from vortex_worker.executor.nodes.sampling.schedules import sigmas_for
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.importorskip("diffusers")
@@ -455,6 +457,52 @@ def test_a_flow_model_equals_diffusers(fabric: Any, flow: Any, name: str) -> Non
     )  # fmt: skip
     graph["5"]["class_type"] = "EmptySD3LatentImage"
     alike(floats(fabric, graph), flow_reference(flow, "a red barn", texts[1], steps=5, cfg=4.0, seed=11, side=64))
+
+
+def test_a_flow_s_shift_equals_diffusers(fabric: Any, flow: Any) -> None:
+    graph = example(
+        "text-to-image.json", n4__ckpt_name="sd3.safetensors", n6__text="a red barn", n7__text="grey", n5__width=64,
+        n5__height=64, n3__steps=5, n3__cfg=4.0, n3__seed=11, n3__sampler_name="euler", n3__scheduler="normal",
+    )  # fmt: skip
+    graph["5"]["class_type"] = "EmptySD3LatentImage"
+    graph["shift"] = {"class_type": "ModelSamplingSD3", "inputs": {"model": ["4", 0], "shift": 1.5}}
+    graph["3"]["inputs"]["model"] = ["shift", 0]
+    run = {"steps": 5, "cfg": 4.0, "seed": 11, "side": 64}
+    drawn = floats(fabric, graph)
+    alike(drawn, flow_reference(flow, "a red barn", "grey", shift=1.5, **run))
+    assert (drawn - flow_reference(flow, "a red barn", "grey", **run)).abs().max() > 0.02
+
+
+def test_zero_terminal_velocity_equals_diffusers(fabric: Any, shelf: Shelf) -> None:
+    """Said by the node, by the file, and by a folder's scheduler."""
+    from diffusers import EulerDiscreteScheduler
+    from safetensors.torch import load_file
+
+    whole = load_file(shelf.folder / "checkpoints" / "sdxl.safetensors")
+    signs = {"v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)}
+    save_file({**whole, **signs}, shelf.folder / "checkpoints" / "sdxl_v.safetensors")
+    kept = shelf.sdxl.scheduler
+    shelf.sdxl.scheduler = EulerDiscreteScheduler.from_config(
+        kept.config, prediction_type="v_prediction", rescale_betas_zero_snr=True
+    )
+    small_models.save_folder(shelf.sdxl, shelf.folder / "diffusers" / "sdxl_v")
+    model = DiffusionModel(lambda *_: None, sigmas=zero_terminal(stable_diffusion_sigmas()))  # type: ignore[arg-type,return-value]
+    try:
+        run = {"steps": 6, "cfg": 4.5, "seed": 5, "side": 64}
+        texts = "a red barn", "grey"
+        theirs = reference(shelf.sdxl, *texts, **run, levels=sigmas_for(model, "normal", 6))
+    finally:
+        shelf.sdxl.scheduler = kept
+    for name in ("sdxl.safetensors", "sdxl_v.safetensors", "diffusers/sdxl_v"):
+        graph = example(
+            "text-to-image.json", n4__ckpt_name=name, n6__text=texts[0], n7__text=texts[1], n5__width=64,
+            n5__height=64, n3__steps=6, n3__cfg=4.5, n3__seed=5,
+        )  # fmt: skip
+        if name == "sdxl.safetensors":
+            inputs = {"model": ["4", 0], "sampling": "v_prediction", "zsnr": True}
+            graph["v"] = {"class_type": "ModelSamplingDiscrete", "inputs": inputs}
+            graph["3"]["inputs"]["model"] = ["v", 0]
+        alike(floats(fabric, graph), theirs)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ GROUPS = {
     "Tensors": ("tensor",),
     "Models": ("loaders",),
     "Prompts": ("conditioning",),
-    "Sampling": ("ksampler",),
+    "Sampling": ("ksampler", "patches"),
     "Latents": ("latent", "latent_file", "latents"),
     "From latents to images and back": ("vae",),
     "Images": ("image", "images"),

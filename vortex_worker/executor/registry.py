@@ -37,6 +37,7 @@ MODULES = (
     "vortex_worker.executor.nodes.conditioning",
     "vortex_worker.executor.nodes.vae",
     "vortex_worker.executor.nodes.sampling.ksampler",
+    "vortex_worker.executor.nodes.sampling.patches",
 )
 
 

@@ -19,7 +19,7 @@ from vortex_worker.executor.diffusion.text import TextEncoder, Tower
 from vortex_worker.executor.diffusion.tokenizer import from_folder
 from vortex_worker.executor.diffusion.vae import VAE
 from vortex_worker.executor.diffusion.weights import read_folder, read_json
-from vortex_worker.executor.nodes.sampling.model import DiffusionModel, discrete_sigmas
+from vortex_worker.executor.nodes.sampling.model import DiffusionModel, discrete_sigmas, zero_terminal
 
 SD, SDXL, SD3 = "StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline"
 _PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
@@ -69,7 +69,7 @@ def _unet(path: Path, vae: VAE, device: torch.device) -> DiffusionModel:
     prediction = scheduler.get("prediction_type", "epsilon")
     if prediction not in _PREDICTIONS:
         raise ValidationError(f"the scheduler predicts {prediction!r:.50}: it takes {', '.join(_PREDICTIONS)}")
-    return DiffusionModel(
+    model = DiffusionModel(
         UNet(module),
         parametrization=_PREDICTIONS[prediction],
         sigmas=_sigmas(scheduler),
@@ -78,6 +78,9 @@ def _unet(path: Path, vae: VAE, device: torch.device) -> DiffusionModel:
         cond_width=config.cross_attention_dim,
         extras=sdxl_extras if config.addition_embed_type == "text_time" else None,
     )
+    if scheduler.get("rescale_betas_zero_snr") is True:
+        return model.with_sampling(model.parametrization, zero_terminal(model.sigmas))
+    return model
 
 
 def _sigmas(scheduler: dict[str, Any]) -> torch.Tensor:

@@ -17,7 +17,7 @@ from vortex_worker.errors import ValidationError
 from vortex_worker.executor.diffusion.parts import build
 from vortex_worker.executor.diffusion.vae import VAE
 from vortex_worker.executor.diffusion.weights import read_folder, read_json
-from vortex_worker.executor.nodes.sampling.model import DiffusionModel
+from vortex_worker.executor.nodes.sampling.model import DiffusionModel, flow_sigmas
 
 Tensors = Mapping[str, Tensor]
 
@@ -111,11 +111,10 @@ def from_tensors(tensors: Tensors, device: torch.device) -> DiffusionModel:
 
 def _model(module: nn.Module, shift: float, scale: float, offset: float) -> DiffusionModel:
     config: Any = module.config
-    times = torch.arange(1, 1001, dtype=torch.float64) / 1000
     return DiffusionModel(
         Transformer(module),
         parametrization="flow",
-        sigmas=(shift * times / (1 + (shift - 1) * times)).float(),
+        sigmas=flow_sigmas(shift),
         latent_channels=config.in_channels,
         latent_scale=scale,
         latent_shift=offset,

@@ -12,7 +12,7 @@ from vortex_worker.executor.diffusion.families import MODEL, SD1, SD2, SDXL, Fam
 from vortex_worker.executor.diffusion.names import Tensors, count, number
 from vortex_worker.executor.diffusion.networks import UNet, sdxl_extras
 from vortex_worker.executor.diffusion.parts import build
-from vortex_worker.executor.nodes.sampling.model import DiffusionModel
+from vortex_worker.executor.nodes.sampling.model import DiffusionModel, zero_terminal
 
 #: Tensors beside a U-Net's own, by which files say what they predict.
 SIGNS = ("v_pred", "ztsnr")
@@ -51,7 +51,7 @@ def from_tensors(
         used = set(map(id, renamed.values()))  # it passes over names that it doesn't know
         renamed |= {name: tensor for name, tensor in own.items() if id(tensor) not in used}
     module = build(lambda: UNet2DConditionModel(**config), renamed, f"{family.name} U-Net", device)
-    return DiffusionModel(
+    model = DiffusionModel(
         UNet(module),
         parametrization="v" if _predicts_velocity(tensors, said, family) else "eps",
         latent_channels=config["in_channels"],
@@ -59,6 +59,9 @@ def from_tensors(
         cond_width=config["cross_attention_dim"],
         extras=sdxl_extras if family is SDXL else None,
     )
+    if family is SDXL and all(sign in tensors for sign in SIGNS):
+        return model.with_sampling("v", zero_terminal(model.sigmas))
+    return model
 
 
 def is_under_diffusers_names(tensors: Tensors) -> bool:

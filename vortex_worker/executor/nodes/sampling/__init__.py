@@ -1,6 +1,7 @@
 """Sampling of diffusion models. What each room is; imports run downwards::
 
     ksampler     the KSampler nodes: what they take. Imports torch only when they run
+    patches      nodes that give a model asked otherwise. The same
     sample       one run: joins the rest
     guidance     one denoiser of cond and uncond, in one batch
     schedules    sigmas, by ComfyUI's names and rules

@@ -18,6 +18,7 @@ from torch import Tensor
 Network = Callable[..., Tensor]
 Extras = Callable[[Mapping[str, Any], Tensor], dict[str, Tensor]]
 PARAMETRIZATIONS = ("eps", "v", "x0", "edm", "flow")
+_LEAST_KEPT = 4.8973451890853435e-08  # of the signal's variance, where there should be none
 _EDM_DATA = 0.5  # standard deviation of the data that `edm` is scaled for
 
 
@@ -32,6 +33,25 @@ def discrete_sigmas(first: float, last: float, count: int, *, of_roots: bool) ->
     betas = torch.linspace(first ** (1 / power), last ** (1 / power), count, dtype=torch.float64) ** power
     kept = torch.cumprod(1 - betas, 0)
     return ((1 - kept) / kept).sqrt().float()
+
+
+def zero_terminal(sigmas: Tensor) -> Tensor:
+    """Noise levels whose last holds no signal (Lin et al. 2024, arXiv 2305.08891, algorithm 1); ascending, as given.
+
+    Of the signal's amplitude the last one's is taken everywhere, and what is left is scaled to where it began. No
+    signal at all would be an infinite sigma: ComfyUI's stand-in for it is about 4518.8.
+    """
+    amplitude = 1 / (sigmas.double() ** 2 + 1).sqrt()
+    first, last = amplitude[0].item(), amplitude[-1].item()
+    kept = ((amplitude - last) * (first / (first - last))) ** 2
+    kept[-1] = _LEAST_KEPT
+    return ((1 - kept) / kept).sqrt().float()
+
+
+def flow_sigmas(shift: float) -> Tensor:
+    """A rectified flow's 1000 times, ascending to 1, shifted towards noise (Esser et al. 2024, equation 23)."""
+    times = torch.arange(1, 1001, dtype=torch.float64) / 1000
+    return (shift * times / (1 + (shift - 1) * times)).float()
 
 
 class DiffusionModel:
@@ -70,24 +90,35 @@ class DiffusionModel:
             accepted = ", ".join(PARAMETRIZATIONS)
             raise ValueError(f"parametrization is {parametrization!r}: it takes {accepted}")
         if sigmas is None:
-            sigmas = torch.arange(1, 1001) / 1000 if parametrization == "flow" else stable_diffusion_sigmas()
-        sigmas = sigmas.detach().float().cpu()
-        if sigmas.dim() != 1 or len(sigmas) < 2 or not sigmas[0] > 0 or not bool((sigmas.diff() > 0).all()):
-            raise ValueError(f"sigmas is a tensor {list(sigmas.shape)}: it takes some, ascending, above 0")
+            sigmas = flow_sigmas(1.0) if parametrization == "flow" else stable_diffusion_sigmas()
         self.network = network
-        self.parametrization = parametrization
         self.latent_channels = latent_channels
         self.latent_scale = latent_scale
         self.latent_shift = latent_shift
         self.cond_width = cond_width
         self.extras = extras
-        self.sigmas = sigmas
-        self.sigma_min = float(self.sigmas[0])
-        self.sigma_max = float(self.sigmas[-1])
         self.rescale = 0.0
+        self._ask(parametrization, sigmas)
+        #: The table that t counts in, whatever else the model is asked as; None: t is no place in a table.
+        self.trained = None if parametrization in ("edm", "flow") else self.sigmas
+
+    def _ask(self, parametrization: str, sigmas: Tensor) -> None:
+        sigmas = sigmas.detach().float().cpu()
+        if sigmas.dim() != 1 or len(sigmas) < 2 or not sigmas[0] > 0 or not bool((sigmas.diff() > 0).all()):
+            raise ValueError(f"sigmas is a tensor {list(sigmas.shape)}: it takes some, ascending, above 0")
+        self.parametrization = parametrization
+        self.sigmas = sigmas
+        self.sigma_min = float(sigmas[0])
+        self.sigma_max = float(sigmas[-1])
         # Between two levels of the table, t is even in log sigma; a flow's is even in sigma.
-        self._heights = self.sigmas if parametrization == "flow" else self.sigmas.log()
+        self._heights = sigmas if parametrization == "flow" else sigmas.log()
         self._places: list[float] = self._heights.tolist()
+
+    def with_sampling(self, parametrization: str, sigmas: Tensor) -> DiffusionModel:
+        """The same network, which gives something else than it was said to, or on other noise levels, ascending."""
+        other = copy.copy(self)
+        other._ask(parametrization, sigmas)
+        return other
 
     def with_network(self, network: Network) -> DiffusionModel:
         """The same model around another network of its kind."""
