@@ -32,6 +32,13 @@ def unet(**config: Any) -> nn.Module:
     return _lively(UNet2DConditionModel(**{**UNET, **kinds, **config}))
 
 
+def controlnet(network: Any, seed: int = 11) -> Any:
+    from diffusers import ControlNetModel
+
+    torch.manual_seed(seed)
+    return _lively(ControlNetModel.from_unet(network, load_weights_from_unet=False))
+
+
 def vae(scale: float = 0.18215, **config: Any) -> nn.Module:
     from diffusers import AutoencoderKL
 
@@ -259,6 +266,26 @@ def _ldm_unet_name(name: str, layers: int) -> str:
     if kind == "upsamplers":
         return f"output_blocks.{block * (layers + 1) + layers}.UP.{rest}"
     return f"output_blocks.{block * (layers + 1) + place}.{int(kind == 'attentions')}.{_residual(rest)}"
+
+
+def ldm_controlnet(module: Any) -> dict[str, Tensor]:
+    """A ControlNet's tensors under its authors' names."""
+    layers, out = module.config.layers_per_block, {}
+    for name, tensor in module.state_dict().items():
+        head, _, rest = name.partition(".")
+        if head == "controlnet_down_blocks":
+            place, _, kind = rest.partition(".")
+            original = f"zero_convs.{place}.0.{kind}"
+        elif head == "controlnet_mid_block":
+            original = f"middle_block_out.0.{rest}"
+        elif head == "controlnet_cond_embedding":
+            rest = rest.replace("conv_in.", "0.").replace("conv_out.", "14.")
+            found = re.match(r"blocks\.(\d+)\.", rest)
+            original = "input_hint_block." + (f"{2 * int(found[1]) + 2}.{rest[found.end() :]}" if found else rest)
+        else:
+            original = _ldm_unet_name(name, layers)
+        out[original] = tensor
+    return out
 
 
 def _residual(rest: str) -> str:

@@ -25,6 +25,7 @@ GROUPS = {
     "Tensors": ("tensor",),
     "Models": ("loaders",),
     "Prompts": ("conditioning",),
+    "ControlNets": ("controlnet",),
     "Sampling": ("ksampler", "patches"),
     "Latents": ("latent", "latent_file", "latents"),
     "From latents to images and back": ("vae",),

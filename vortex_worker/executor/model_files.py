@@ -16,6 +16,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "diffusers": ("diffusers", "checkpoints"),
     "diffusion_models": ("diffusion_models", "unet"),
     "text_encoders": ("text_encoders", "clip"),
+    "controlnet": ("controlnet",),
     "loras": ("loras",),
     "vae": ("vae",),
     "embeddings": ("embeddings",),

@@ -33,6 +33,7 @@ MODULES = (
     "vortex_worker.executor.nodes.latent_file",
     "vortex_worker.executor.nodes.image",
     "vortex_worker.executor.nodes.mask",
+    "vortex_worker.executor.nodes.controlnet",
     "vortex_worker.executor.nodes.loaders",
     "vortex_worker.executor.nodes.conditioning",
     "vortex_worker.executor.nodes.vae",

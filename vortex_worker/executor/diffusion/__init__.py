@@ -7,6 +7,7 @@ What each room is; imports run downwards::
     separate       parts in files of their own
     folder         parts of a diffusers folder
     lora           low-rank additions, merged into a private copy
+    controlnets    networks that add to a U-Net's
     unets, clips   networks of single files
     sd3            Stable Diffusion 3's network
     families       what shapes can't tell

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from vortex_worker.errors import ValidationError
+from vortex_worker.executor.diffusion.networks import ControlNet
 from vortex_worker.executor.diffusion.text import TextEncoder
 from vortex_worker.executor.diffusion.vae import VAE
 from vortex_worker.executor.nodes.sampling.model import DiffusionModel
@@ -50,6 +51,14 @@ def load_text(paths: Sequence[Path], family: str, device: torch.device) -> TextE
     from vortex_worker.executor.diffusion import separate
 
     return separate.load_text(paths, family, device)
+
+
+def load_controlnet(path: Path, device: torch.device) -> ControlNet:
+    """A ControlNet, of a safetensors file."""
+    require_libraries()
+    from vortex_worker.executor.diffusion import controlnets
+
+    return controlnets.load(path, device)
 
 
 def require_libraries() -> None:

@@ -39,17 +39,11 @@ def from_tensors(
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     own = {name: tensor for name, tensor in tensors.items() if name not in SIGNS}
-    is_diffusers = is_under_diffusers_names(own)
-    config = _diffusers_config(own) if is_diffusers else _config(own)
-    family = family or _family(config)
-    # diffusers' name for the number of heads: 8 in the first family, of 64 channels each in the others.
-    heads = tuple(max(1, width // 64) for width in config["block_out_channels"])
-    config["attention_head_dim"] = 8 if family is SD1 else heads
+    config, family = config_of(own, family)
     renamed = own
-    if not is_diffusers:
-        renamed = convert_ldm_unet_checkpoint({MODEL + name: tensor for name, tensor in own.items()}, config)
-        used = set(map(id, renamed.values()))  # it passes over names that it doesn't know
-        renamed |= {name: tensor for name, tensor in own.items() if id(tensor) not in used}
+    if not is_under_diffusers_names(own):
+        converted = convert_ldm_unet_checkpoint({MODEL + name: tensor for name, tensor in own.items()}, config)
+        renamed = with_unknown(converted, own)
     module = build(lambda: UNet2DConditionModel(**config), renamed, f"{family.name} U-Net", device)
     model = DiffusionModel(
         UNet(module),
@@ -62,6 +56,22 @@ def from_tensors(
     if family is SDXL and all(sign in tensors for sign in SIGNS):
         return model.with_sampling("v", zero_terminal(model.sigmas))
     return model
+
+
+def config_of(unet: Tensors, family: Family | None = None) -> tuple[dict[str, Any], Family]:
+    """diffusers' configuration of a U-Net, under either naming, and its family. Raises as ``from_tensors``."""
+    config = _diffusers_config(unet) if is_under_diffusers_names(unet) else _config(unet)
+    family = family or _family(config)
+    # diffusers' name for the number of heads: 8 in the first family, of 64 channels each in the others.
+    heads = tuple(max(1, width // 64) for width in config["block_out_channels"])
+    return config | {"attention_head_dim": 8 if family is SD1 else heads}, family
+
+
+def with_unknown(converted: dict[str, torch.Tensor | None], own: Tensors) -> dict[str, torch.Tensor]:
+    """What a converter of diffusers gave, and what it passed over, which is to be told: names that it doesn't know."""
+    renamed = {name: tensor for name, tensor in converted.items() if tensor is not None}
+    used = set(map(id, renamed.values()))
+    return renamed | {name: tensor for name, tensor in own.items() if id(tensor) not in used}
 
 
 def is_under_diffusers_names(tensors: Tensors) -> bool:
@@ -93,7 +103,7 @@ def _config(unet: Tensors) -> dict[str, Any]:
             channels.append(unet[block + "0.out_layers.3.weight"].shape[0])
             depths.append(depth)
     middle = count(unet, "middle_block.1.transformer_blocks.")
-    ends = unet["input_blocks.0.0.weight"].shape[1], unet["out.2.weight"].shape[0]
+    ends = unet["input_blocks.0.0.weight"].shape[1], _channels_out(unet, "out.2.weight")
     return _config_of(unet, channels, layers, depths, middle, ends, "label_emb.0.0.weight")
 
 
@@ -105,8 +115,12 @@ def _diffusers_config(unet: Tensors) -> dict[str, Any]:
         layers.append(count(unet, block + "resnets."))
         depths.append(count(unet, block + "attentions.0.transformer_blocks."))
     middle = count(unet, "mid_block.attentions.0.transformer_blocks.")
-    ends = unet["conv_in.weight"].shape[1], unet["conv_out.weight"].shape[0]
+    ends = unet["conv_in.weight"].shape[1], _channels_out(unet, "conv_out.weight")
     return _config_of(unet, channels, layers, depths, middle, ends, "add_embedding.linear_1.weight")
+
+
+def _channels_out(unet: Tensors, name: str) -> int | None:
+    return unet[name].shape[0] if name in unet else None  # a ControlNet has no such end
 
 
 def _config_of(
@@ -115,7 +129,7 @@ def _config_of(
     layers: list[int],
     depths: list[int],
     middle: int,
-    ends: tuple[int, int],
+    ends: tuple[int, int | None],
     added: str,
 ) -> dict[str, Any]:
     """diffusers' configuration.
@@ -130,7 +144,7 @@ def _config_of(
     projection = next(tensor for name, tensor in unet.items() if name.endswith(".proj_in.weight"))
     config: dict[str, Any] = {
         "in_channels": ends[0],
-        "out_channels": ends[1],
+        "out_channels": ends[1] or ends[0],
         "block_out_channels": tuple(channels),
         "layers_per_block": layers[0],
         "down_block_types": tuple("CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths),
@@ -140,7 +154,7 @@ def _config_of(
         "cross_attention_dim": attended.shape[1],
         "use_linear_projection": projection.dim() == 2,
     }
-    if config["in_channels"] != config["out_channels"]:
+    if ends[1] not in (None, ends[0]):
         raise ValidationError(
             f"this U-Net takes {config['in_channels']} channels: inpainting and other variants that see more than "
             "the latent are not supported; VAEEncodeForInpaint works with ordinary models"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from vortex_worker.errors import ValidationError
@@ -21,7 +22,7 @@ def _text_file(name: str) -> Param:
     return Param(name, "STRING", doc="below the folders of models, or their text_encoders/ or clip/")
 
 
-class _Loader(AbstractExecutor):
+class Loader(AbstractExecutor):
     """Says before a workflow runs that there is no such file."""
 
     kind: ClassVar[str]  # of file
@@ -38,8 +39,12 @@ class _Loader(AbstractExecutor):
                 problems.append({"text": f"{param!r}: {error.message}", "input": param, "type": "value_not_in_list"})
         return problems
 
+    def found(self, name: str) -> Path:
+        """The file of that name. Raises ValidationError: there is none."""
+        return model_files.find(self.kind, name)
 
-class CheckpointLoaderSimple(_Loader):
+
+class CheckpointLoaderSimple(Loader):
     """Load a checkpoint: a safetensors file or a diffusers folder of Stable Diffusion 1, 2, XL or 3."""
 
     op_type = "CheckpointLoaderSimple"
@@ -51,12 +56,12 @@ class CheckpointLoaderSimple(_Loader):
     def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
         from vortex_worker.executor.diffusion import checkpoint
 
-        path = model_files.find("checkpoints", params["ckpt_name"])
+        path = self.found(params["ckpt_name"])
         model, clip, vae = checkpoint.load(path, self.context.device)
         return {"model": model, "clip": clip, "vae": vae}
 
 
-class DiffusersLoader(_Loader):
+class DiffusersLoader(Loader):
     """Load a diffusers folder."""
 
     op_type = "DiffusersLoader"
@@ -68,12 +73,12 @@ class DiffusersLoader(_Loader):
     def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
         from vortex_worker.executor.diffusion import checkpoint
 
-        path = model_files.find("diffusers", params["model_path"])
+        path = self.found(params["model_path"])
         model, clip, vae = checkpoint.load(path, self.context.device)
         return {"model": model, "clip": clip, "vae": vae}
 
 
-class VAELoader(_Loader):
+class VAELoader(Loader):
     """Load a VAE by itself: a safetensors file or a diffusers folder."""
 
     op_type = "VAELoader"
@@ -85,10 +90,10 @@ class VAELoader(_Loader):
     def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
         from vortex_worker.executor.diffusion import checkpoint
 
-        return {"vae": checkpoint.load_vae(model_files.find("vae", params["vae_name"]), self.context.device)}
+        return {"vae": checkpoint.load_vae(self.found(params["vae_name"]), self.context.device)}
 
 
-class UNETLoader(_Loader):
+class UNETLoader(Loader):
     """Load a diffusion model by itself: a safetensors file of Stable Diffusion 1, 2, XL or 3."""
 
     op_type = "UNETLoader"
@@ -107,11 +112,11 @@ class UNETLoader(_Loader):
 
         named = params["weight_dtype"].removesuffix("_fast")
         rounded = {"fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}.get(named)
-        path = model_files.find(self.kind, params["unet_name"])
+        path = self.found(params["unet_name"])
         return {"model": checkpoint.load_model(path, self.context.device, rounded)}
 
 
-class _TextLoader(_Loader):
+class _TextLoader(Loader):
     """Base of loaders of text encoders: a file for each part, in any order."""
 
     kind = "text_encoders"
@@ -123,7 +128,7 @@ class _TextLoader(_Loader):
         from vortex_worker.executor.diffusion import checkpoint
 
         device = torch.device("cpu") if params["device"] == "cpu" else self.context.device
-        paths = [model_files.find(self.kind, params[name]) for name in self.files]
+        paths = [self.found(params[name]) for name in self.files]
         return {"clip": checkpoint.load_text(paths, params.get("type", "sd3"), device)}
 
 
@@ -155,7 +160,7 @@ class TripleCLIPLoader(_TextLoader):
     params = (*map(_text_file, files), _DEVICE)
 
 
-class LoraLoader(_Loader):
+class LoraLoader(Loader):
     """Add a LoRA to a model and its text encoder. Both are copies; unchanged weights are shared."""
 
     op_type = "LoraLoader"
@@ -177,7 +182,7 @@ class LoraLoader(_Loader):
         }
 
 
-class LoraLoaderModelOnly(_Loader):
+class LoraLoaderModelOnly(Loader):
     """Add a LoRA to a model. It is a copy; unchanged weights are shared."""
 
     op_type = "LoraLoaderModelOnly"

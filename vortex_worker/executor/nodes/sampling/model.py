@@ -97,6 +97,8 @@ class DiffusionModel:
         self.latent_shift = latent_shift
         self.cond_width = cond_width
         self.extras = extras
+        #: Further ones, of networks that are asked beside this one.
+        self.extras_beside: Extras | None = None
         self.rescale = 0.0
         self._ask(parametrization, sigmas)
         #: The table that t counts in, whatever else the model is asked as; None: t is no place in a table.
@@ -124,6 +126,12 @@ class DiffusionModel:
         """The same model around another network of its kind."""
         other = copy.copy(self)
         other.network = network
+        return other
+
+    def with_beside(self, network: Network, extras: Extras) -> DiffusionModel:
+        """The same model around a network that asks others, too, for which there are further ``extras``."""
+        other = self.with_network(network)
+        other.extras_beside = extras
         return other
 
     def with_rescale(self, share: float) -> DiffusionModel:
