@@ -505,6 +505,28 @@ def test_zero_terminal_velocity_equals_diffusers(fabric: Any, shelf: Shelf) -> N
         alike(floats(fabric, graph), theirs)
 
 
+def test_a_consistency_model_equals_diffusers(fabric: Any, shelf: Shelf) -> None:
+    """The same times: LCM's own are those of the schedule ``simple``. Noise is added between its steps."""
+    from diffusers import LCMScheduler
+
+    graph = example(
+        "text-to-image.json", n6__text="a red barn", n7__text="grey", n5__width=64, n5__height=64, n3__steps=4,
+        n3__cfg=1.5, n3__seed=5, n3__sampler_name="lcm", n3__scheduler="simple",
+    )  # fmt: skip
+    graph["lcm"] = {"class_type": "ModelSamplingDiscrete", "inputs": {"model": ["4", 0], "sampling": "lcm"}}
+    graph["3"]["inputs"]["model"] = ["lcm", 0]
+    kept = shelf.sd1.scheduler
+    shelf.sd1.scheduler = LCMScheduler()  # its defaults are Stable Diffusion's
+    try:
+        theirs = shelf.sd1(
+            "a red barn", negative_prompt="grey", guidance_scale=1.5, latents=noise(5, 64), output_type="pt",
+            num_inference_steps=4, height=64, width=64, generator=torch.Generator().manual_seed(6),
+        ).images.movedim(1, -1)  # fmt: skip
+    finally:
+        shelf.sd1.scheduler = kept
+    alike(floats(fabric, graph), theirs)
+
+
 @pytest.mark.parametrize(
     ("without", "said"),
     [

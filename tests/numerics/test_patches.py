@@ -64,6 +64,24 @@ def test_what_the_network_gives(said: str, gives: str) -> None:
     assert torch.equal(other.denoise(x, 2.0, cond), wanted)
 
 
+def test_a_consistency_model_equals_diffusers() -> None:
+    """Its 50 times, and what it keeps of x; any sigma between two levels is the nearer one's."""
+    scheduler = diffusers.LCMScheduler()
+    scheduler.set_timesteps(50)
+    network = Counting()
+    model = discrete(DiffusionModel(network), sampling="lcm")
+    assert [model.time_of(sigma) for sigma in model.sigmas.flip(0).tolist()] == scheduler.timesteps.tolist()
+    assert model.time_of(float(model.t_to_sigma(torch.tensor(3.4)))) == 79
+    x, cond = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(0)), torch.ones(1, 4, 5)
+    for place, t in ((0, 19), (7, 159), (49, 999)):
+        sigma = float(model.sigmas[place])
+        keep, take = scheduler.get_scalings_for_boundary_condition_discrete(t)
+        scaled = x / (sigma**2 + 1) ** 0.5
+        said = network(scaled, torch.tensor([float(t)]), cond)
+        wanted = take * (x - sigma * said) + keep * x
+        torch.testing.assert_close(model.denoise(x, sigma, cond), wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_the_last_one_holds_whatever_came_before() -> None:
     """As in ComfyUI, where each begins with what the model was trained on."""
     model = DiffusionModel(Counting())
@@ -77,6 +95,9 @@ def test_the_last_one_holds_whatever_came_before() -> None:
 def test_refusals() -> None:
     with pytest.raises(ValidationError, match="'model' has no table of noise levels: it takes one of Stable Diffusion"):
         discrete(DiffusionModel(Counting(), parametrization="flow"))
+    short = DiffusionModel(Counting(), sigmas=torch.arange(1, 41) / 10)
+    with pytest.raises(ValidationError, match="'model' has 40 noise levels: lcm takes 50 or more"):
+        discrete(short, sampling="lcm")
     with pytest.raises(ValidationError, match=r"'shift' is 0: it takes 0.001 to 100"):
         shifted(DiffusionModel(Counting()), shift=0)
     with pytest.raises(ValidationError, match=r"'sampling' is 'lcn'"):

@@ -95,7 +95,4 @@ def _time(model: DiffusionModel, share: float) -> float:
     """The network's t at that share of the way."""
     if not 0 < share < 1:
         return math.inf if share <= 0 else -math.inf
-    place = (1 - share) * (len(model.sigmas) - 1)
-    if model.parametrization == "flow":
-        return 1000 * float(model.t_to_sigma(torch.tensor(place)))
-    return place
+    return model.time_of(float(model.t_to_sigma(torch.tensor((1 - share) * (len(model.sigmas) - 1)))))

@@ -19,6 +19,8 @@ Network = Callable[..., Tensor]
 Extras = Callable[[Mapping[str, Any], Tensor], dict[str, Tensor]]
 PARAMETRIZATIONS = ("eps", "v", "x0", "edm", "flow")
 _LEAST_KEPT = 4.8973451890853435e-08  # of the signal's variance, where there should be none
+_DISTILLED = 50  # levels of a consistency model's table
+_LCM_TIMES = 10  # a consistency model's times count as so many, where it says what of x is kept
 _EDM_DATA = 0.5  # standard deviation of the data that `edm` is scaled for
 
 
@@ -46,6 +48,12 @@ def zero_terminal(sigmas: Tensor) -> Tensor:
     kept = ((amplitude - last) * (first / (first - last))) ** 2
     kept[-1] = _LEAST_KEPT
     return ((1 - kept) / kept).sqrt().float()
+
+
+def distilled(sigmas: Tensor) -> Tensor:
+    """The 50 noise levels that latent consistency models keep of a table (Luo et al. 2023, arXiv 2310.04378)."""
+    stride = len(sigmas) // _DISTILLED
+    return sigmas[stride - 1 :: stride]
 
 
 def flow_sigmas(shift: float) -> Tensor:
@@ -117,7 +125,12 @@ class DiffusionModel:
         self._places: list[float] = self._heights.tolist()
 
     def with_sampling(self, parametrization: str, sigmas: Tensor) -> DiffusionModel:
-        """The same network, which gives something else than it was said to, or on other noise levels, ascending."""
+        """The same network, which gives something else than it was said to, or on other noise levels, ascending.
+
+        Args:
+            parametrization: of ``PARAMETRIZATIONS``; or ``lcm``, a consistency model of ``distilled`` levels, asked of
+                no times but theirs.
+        """
         other = copy.copy(self)
         other._ask(parametrization, sigmas)
         return other
@@ -161,6 +174,19 @@ class DiffusionModel:
         low = min(max(bisect_right(table, height) - 1, 0), len(table) - 2)
         return low + min(max((height - table[low]) / (table[low + 1] - table[low]), 0.0), 1.0)
 
+    def time_of(self, sigma: float) -> float:
+        """What the network is told as ``t``."""
+        match self.parametrization:
+            case "flow":
+                return sigma * 1000
+            case "edm":
+                return math.log(sigma) / 4
+            case "lcm":
+                assert self.trained is not None
+                stride = len(self.trained) // len(self.sigmas)
+                return round(self.sigma_to_t(sigma)) * stride + stride - 1
+        return self.sigma_to_t(sigma)
+
     def t_to_sigma(self, t: Tensor) -> Tensor:
         """The sigma at each place in the table, which may have a fraction. On the CPU."""
         table = self._heights
@@ -195,16 +221,22 @@ class DiffusionModel:
         """
         match self.parametrization:
             case "flow":
-                scale, t = 1.0, sigma * 1000
+                scale = 1.0
             case "edm":
-                scale, t = 1 / math.sqrt(sigma**2 + _EDM_DATA**2), math.log(sigma) / 4
+                scale = 1 / math.sqrt(sigma**2 + _EDM_DATA**2)
             case _:
-                scale, t = 1 / math.sqrt(sigma**2 + 1), self.sigma_to_t(sigma)
+                scale = 1 / math.sqrt(sigma**2 + 1)
+        t = self.time_of(sigma)
         times = torch.full((len(x),), t, dtype=torch.float32, device=x.device)
         out = self.network(x if scale == 1 else x * scale, times, cond, **extras).to(x.dtype)
         match self.parametrization:
             case "flow" | "eps":
                 return torch.add(x, out, alpha=-sigma)
+            case "lcm":  # the data, and close to time 0 what it was given
+                late = t * _LCM_TIMES
+                norm = math.hypot(late, _EDM_DATA)
+                whole = late / norm + (_EDM_DATA / norm) ** 2
+                return (x * whole).add_(out, alpha=-sigma * late / norm)
             case "v":
                 return (x * scale**2).add_(out, alpha=-sigma * scale)
             case "edm":

@@ -7,10 +7,11 @@ from typing import Any
 from vortex_worker.executor.base import AbstractExecutor
 from vortex_worker.executor.ports import Param, Port
 
+_LEAST_TABLE = 50  # levels that a consistency model keeps
 _LEAST_SHIFT = 0.001  # below it, all times are 0
 _MODEL = (Port("model", "MODEL"),)
 #: ComfyUI's names of what networks give.
-_GIVES = {"eps": "eps", "v_prediction": "v", "x0": "x0"}
+_GIVES = {"eps": "eps", "v_prediction": "v", "lcm": "lcm", "x0": "x0"}
 
 
 class _Patch(AbstractExecutor):
@@ -24,7 +25,7 @@ class _Patch(AbstractExecutor):
 
 
 class ModelSamplingDiscrete(_Patch):
-    """Say what a model's network gives: noise, velocity or data; and whether its levels end in pure noise."""
+    """Say what a network gives (noise, velocity, data, a consistency model's noise), of levels to pure noise or not."""
 
     op_type = "ModelSamplingDiscrete"
     params = (
@@ -33,20 +34,21 @@ class ModelSamplingDiscrete(_Patch):
     )
 
     def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
-        model = inputs["model"]
         if problems := super().validate(inputs, params):
             return problems
-        return (
-            []
-            if model.trained is not None
-            else ["'model' has no table of noise levels: it takes one of Stable Diffusion 1, 2 or XL"]
-        )
+        table = inputs["model"].trained
+        if table is None:
+            return ["'model' has no table of noise levels: it takes one of Stable Diffusion 1, 2 or XL"]
+        if params["sampling"] == "lcm" and len(table) < _LEAST_TABLE:
+            return [f"'model' has {len(table)} noise levels: lcm takes {_LEAST_TABLE} or more"]
+        return []
 
     def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-        from vortex_worker.executor.nodes.sampling.model import zero_terminal
+        from vortex_worker.executor.nodes.sampling.model import distilled, zero_terminal
 
         model = inputs["model"]
         levels = zero_terminal(model.trained) if params["zsnr"] else model.trained
+        levels = distilled(levels) if params["sampling"] == "lcm" else levels
         return {"model": model.with_sampling(_GIVES[params["sampling"]], levels)}
 
 
