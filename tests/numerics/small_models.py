@@ -143,6 +143,11 @@ def t5(width: int) -> nn.Module:
     return _lively(T5EncoderModel(config))
 
 
+def t5_file(module: nn.Module) -> dict[str, Tensor]:
+    """Its tensors as ``t5xxl.safetensors`` has them: the table once."""
+    return {name: tensor for name, tensor in module.state_dict().items() if name != "encoder.embed_tokens.weight"}
+
+
 @functools.cache
 def t5_tokenizer() -> Any:
     from tokenizers import normalizers
@@ -184,6 +189,8 @@ def save_folder(pipeline: Any, folder: Path) -> Path:
         pipeline.save_pretrained(folder)
     for place in folder.glob("tokenizer*"):
         whole = json.loads((place / "tokenizer.json").read_text())["model"]
+        if "merges" not in whole:  # T5's
+            continue
         (place / "vocab.json").write_text(json.dumps(whole["vocab"]))
         merges = (pair if isinstance(pair, str) else " ".join(pair) for pair in whole["merges"])
         (place / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
@@ -200,6 +207,8 @@ def save_file(pipeline: Any, path: Path, extra: dict[str, Tensor] | None = None)
         tensors |= {"first_stage_model." + k: v for k, v in ldm_vae(pipeline.vae).items()}
         for name, tower in (("clip_l", pipeline.text_encoder), ("clip_g", pipeline.text_encoder_2)):
             tensors |= {f"text_encoders.{name}.transformer.{k}": v for k, v in clip_file(tower, name).items()}
+        if pipeline.text_encoder_3:
+            tensors |= {f"text_encoders.t5xxl.transformer.{k}": v for k, v in t5_file(pipeline.text_encoder_3).items()}
         save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path)
         return path
     tensors = {"model.diffusion_model." + k: v for k, v in ldm_unet(pipeline.unet).items()}

@@ -47,7 +47,7 @@ def sound(kind: str) -> dict[str, Tensor]:
             return small_models.clip_file(small_models.clip(64, 23, 3), "clip_h")
         case "g":
             return small_models.clip_file(small_models.clip(64, 32, 3, projected=64), "clip_g")
-    return {k: v for k, v in small_models.t5(64).state_dict().items() if k != "encoder.embed_tokens.weight"}
+    return small_models.t5_file(small_models.t5(64))
 
 
 def written(folder: Path, kind: str, **changes: Tensor | None) -> Path:

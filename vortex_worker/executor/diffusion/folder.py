@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from vortex_worker.errors import ValidationError
-from vortex_worker.executor.diffusion import sd3
+from vortex_worker.executor.diffusion import sd3, t5
 from vortex_worker.executor.diffusion.networks import UNet, sdxl_extras
 from vortex_worker.executor.diffusion.parts import build
 from vortex_worker.executor.diffusion.text import TextEncoder, Tower
 from vortex_worker.executor.diffusion.tokenizer import from_folder
 from vortex_worker.executor.diffusion.vae import VAE
-from vortex_worker.executor.diffusion.weights import read_folder, read_json
+from vortex_worker.executor.diffusion.weights import read_folder, read_json, told_as_damage
 from vortex_worker.executor.nodes.sampling.model import DiffusionModel, discrete_sigmas, zero_terminal
 
 SD, SDXL, SD3 = "StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline"
@@ -44,7 +44,8 @@ def load(path: Path, device: torch.device) -> tuple[DiffusionModel, TextEncoder,
             model = sd3.from_folder(path, vae, device)
             side = {"layer": -2, "normed": False}
             towers = _tower(path, "", device, **side), _tower(path, "_2", device, **side)
-            return model, TextEncoder(towers, joint=model.cond_width or 0, empty=sd3.T5_TOKENS), vae
+            joint, third = model.cond_width or 0, _t5(path / "text_encoder_3", device)
+            return model, TextEncoder(towers, joint=joint, empty=sd3.T5_TOKENS, t5=third), vae
     raise ValidationError(f"{path.name} is a {str(kind)[:100]}: it takes one of {SD}, {SDXL}, {SD3}")
 
 
@@ -113,6 +114,15 @@ def _tower(path: Path, suffix: str, device: torch.device, **how: Any) -> Tower:
 
     weights = read_folder(folder, "model")
     return Tower(build(module, weights, "CLIP text encoder", device), from_folder(path / f"tokenizer{suffix}"), **how)
+
+
+def _t5(folder: Path, device: torch.device) -> t5.T5 | None:
+    """Stable Diffusion 3's third text encoder, where there is one."""
+    if not folder.is_dir():
+        return None
+    tensors = read_folder(folder, "model")
+    with told_as_damage(f"{folder.parent.name}/{folder.name} is a damaged text encoder", tensors):
+        return t5.from_tensors(tensors, device)
 
 
 def _diffusers(cls: Any, folder: Path, what: str, device: torch.device) -> nn.Module:

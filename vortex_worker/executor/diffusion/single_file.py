@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vortex_worker.errors import ValidationError
-from vortex_worker.executor.diffusion import clips, sd3, unets
+from vortex_worker.executor.diffusion import clips, sd3, t5, unets
 from vortex_worker.executor.diffusion.families import FAMILIES, MODEL, SD1, SD2, SD3, SDXL, Family
 from vortex_worker.executor.diffusion.names import Tensors, count, under
 from vortex_worker.executor.diffusion.parts import build
@@ -72,13 +72,15 @@ def _model(weights: Weights, family: Family, device: torch.device) -> DiffusionM
 
 
 def _flow(tensors: Tensors, device: torch.device) -> tuple[DiffusionModel, TextEncoder, VAE]:
-    """Stable Diffusion 3, of a file with its two CLIPs and its VAE. A T5 in it is passed over."""
+    """Stable Diffusion 3, of a file with its two CLIPs, its VAE, and its T5 or not."""
     if not any(name.startswith("text_encoders.") for name in tensors):
         raise ValidationError("this Stable Diffusion 3 checkpoint has no text encoders: take one that includes clips")
     model = sd3.from_tensors(under(tensors, MODEL), device)
     first = clips.openai(under(tensors, "text_encoders.clip_l.transformer."), device, layer=-2, normed=False)
     second = clips.projected(under(tensors, "text_encoders.clip_g.transformer."), device)
-    text = TextEncoder((first, second), joint=model.cond_width or 0, empty=sd3.T5_TOKENS)
+    own = under(tensors, "text_encoders.t5xxl.transformer.")
+    third = t5.from_tensors(own, device) if own else None
+    text = TextEncoder((first, second), joint=model.cond_width or 0, empty=sd3.T5_TOKENS, t5=third)
     return model, text, _vae(tensors, device)
 
 
