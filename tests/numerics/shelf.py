@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,6 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-
-from vortex_worker.executor.nodes.sampling.model import DiffusionModel
-from vortex_worker.executor.nodes.sampling.schedules import sigmas_for
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.importorskip("diffusers")
@@ -29,9 +25,7 @@ QUIET = [
     pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
 ]
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "diffusion"
 CHECKPOINT = "v1-5-pruned-emaonly.safetensors"  # the examples' name of it
-CLOSE = 2e-4  # of pixels 0 to 1, between two ways of the same float32 computation
 
 
 class Shelf:
@@ -55,48 +49,8 @@ class Shelf:
         return path
 
 
-def sigmas(steps: int, denoise: float = 1.0, scheduler: str = "normal") -> list[float]:
-    return sigmas_for(DiffusionModel(lambda *_: None), scheduler, steps, denoise)  # type: ignore[arg-type,return-value]
-
-
-def noise(seed: int, side: int) -> Tensor:
-    return torch.randn(1, 4, side // 8, side // 8, generator=torch.Generator().manual_seed(seed))
-
-
-def reference(pipeline: Any, prompt: str, negative: str, *, steps: int, cfg: float, seed: int, side: int) -> Tensor:
-    """diffusers' image, [1, height, width, 3]."""
-    out: Tensor = pipeline(
-        prompt, negative_prompt=negative, guidance_scale=cfg, latents=noise(seed, side), output_type="pt",
-        sigmas=sigmas(steps), num_inference_steps=steps, height=side, width=side,
-    ).images  # fmt: skip
-    return out.movedim(1, -1)
-
-
-def example(name: str, **values: Any) -> dict[str, Any]:
-    """An example's graph with other values: ``node__input=value``."""
-    graph: dict[str, Any] = json.loads((EXAMPLES / name).read_text())
-    for target, value in values.items():
-        node, _, key = target.partition("__")
-        graph[node.removeprefix("n")]["inputs"][key] = value
-    return graph
-
-
 def picture(fabric: Any, graph: dict[str, Any], folder: Path) -> Tensor:
     """The saved picture of a run, [1, height, width, 3], in 8 bits."""
     result = fabric.run_workflow(graph, output_dir=folder)
     (file,) = result.files
     return torch.from_numpy(np.asarray(Image.open(file), np.float32) / 255)[None]
-
-
-def floats(fabric: Any, graph: dict[str, Any]) -> Tensor:
-    """What a run would save, before it is cut to 8 bits."""
-    (save,) = (key for key, node in graph.items() if node["class_type"] == "SaveImage")
-    graph = {key: node for key, node in graph.items() if key != save}
-    (values,) = fabric.run_workflow(graph).values.values()
-    image: Tensor = values["image"].clone()
-    return image
-
-
-def alike(ours: Tensor, theirs: Tensor) -> None:
-    assert theirs.std() > 0.05, "the reference is blank"
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=CLOSE)

@@ -32,6 +32,13 @@ def unet(**config: Any) -> nn.Module:
     return _lively(UNet2DConditionModel(**{**UNET, **kinds, **config}))
 
 
+def controlnet(network: Any, seed: int = 11) -> Any:
+    from diffusers import ControlNetModel
+
+    torch.manual_seed(seed)
+    return _lively(ControlNetModel.from_unet(network, load_weights_from_unet=False))
+
+
 def vae(scale: float = 0.18215, **config: Any) -> nn.Module:
     from diffusers import AutoencoderKL
 
@@ -98,18 +105,18 @@ def sd1(**config: Any) -> Any:
     )  # fmt: skip
 
 
-def sd2() -> Any:
+def sd2(layers: int = 2) -> Any:
     from diffusers import StableDiffusionPipeline
 
     return StableDiffusionPipeline(
         unet=unet(cross_attention_dim=64, attention_head_dim=(1, 1, 1), use_linear_projection=True),
         vae=vae(),
-        text_encoder=clip(64, 2, 4, act="gelu"), tokenizer=tokenizer("!"), scheduler=scheduler("v_prediction"),
+        text_encoder=clip(64, layers, 4, act="gelu"), tokenizer=tokenizer("!"), scheduler=scheduler("v_prediction"),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
 
 
-def sdxl() -> Any:
+def sdxl(layers: int = 3) -> Any:
     from diffusers import StableDiffusionXLPipeline
 
     network = unet(
@@ -120,26 +127,58 @@ def sdxl() -> Any:
     )  # fmt: skip
     return StableDiffusionXLPipeline(
         unet=network, vae=vae(0.13025), text_encoder=clip(64, 2, 5), tokenizer=tokenizer(),
-        text_encoder_2=clip(128, 3, 6, act="gelu", projected=128), tokenizer_2=tokenizer("!"), scheduler=scheduler(),
-        add_watermarker=False,
+        text_encoder_2=clip(128, layers, 6, act="gelu", projected=128), tokenizer_2=tokenizer("!"),
+        scheduler=scheduler(), add_watermarker=False,
     )  # fmt: skip
 
 
-def sd3() -> Any:
+def t5(width: int) -> nn.Module:
+    from transformers import T5Config, T5EncoderModel
+
+    torch.manual_seed(10)
+    config = T5Config(
+        vocab_size=32128, d_model=width, d_kv=32, d_ff=2 * width, num_layers=2, num_heads=2,
+        feed_forward_proj="gated-gelu", use_cache=False,
+    )  # fmt: skip
+    return _lively(T5EncoderModel(config))
+
+
+def t5_file(module: nn.Module) -> dict[str, Tensor]:
+    """Its tensors as ``t5xxl.safetensors`` has them: the table once."""
+    return {name: tensor for name, tensor in module.state_dict().items() if name != "encoder.embed_tokens.weight"}
+
+
+@functools.cache
+def t5_tokenizer() -> Any:
+    from tokenizers import normalizers
+    from transformers import T5Tokenizer
+
+    from vortex_worker.executor.diffusion import tokenizer as ours
+
+    lines = ours.gzip.open(ours._PIECES, "rt", encoding="utf-8", newline="\n").read().split("\n")[:-1]
+    pieces = [(piece, float(score)) for piece, score in (line.split("\t") for line in lines)]
+    theirs = T5Tokenizer(vocab=pieces)
+    theirs.backend_tokenizer.normalizer = normalizers.NFKC()
+    return theirs
+
+
+def sd3(layers: int = 3, joint: int = 256, third: nn.Module | None = None) -> Any:
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
     torch.manual_seed(7)
+    first = clip(64, 2, 8, projected=64)
+    nn.init.eye_(first.text_projection.weight)  # the family was trained without
     transformer = SD3Transformer2DModel(
         sample_size=32, patch_size=2, in_channels=16, num_layers=2, attention_head_dim=64, num_attention_heads=2,
-        joint_attention_dim=256, caption_projection_dim=128, pooled_projection_dim=64 + 128, out_channels=16,
+        joint_attention_dim=joint, caption_projection_dim=128, pooled_projection_dim=64 + 128, out_channels=16,
         pos_embed_max_size=32, qk_norm="rms_norm", dual_attention_layers=(0,),
     )  # fmt: skip
     return StableDiffusion3Pipeline(
         transformer=_lively(transformer), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=vae(1.5305, latent_channels=16, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False),
-        text_encoder=clip(64, 2, 8, projected=64), tokenizer=tokenizer(),
-        text_encoder_2=clip(128, 3, 9, act="gelu", projected=128), tokenizer_2=tokenizer("!"),
-        text_encoder_3=None, tokenizer_3=None,
+        text_encoder=first, tokenizer=tokenizer(),
+        text_encoder_2=clip(128, layers, 9, act="gelu", projected=128), tokenizer_2=tokenizer("!"),
+        text_encoder_3=third, tokenizer_3=third and t5_tokenizer(),
     )  # fmt: skip
 
 
@@ -150,6 +189,8 @@ def save_folder(pipeline: Any, folder: Path) -> Path:
         pipeline.save_pretrained(folder)
     for place in folder.glob("tokenizer*"):
         whole = json.loads((place / "tokenizer.json").read_text())["model"]
+        if "merges" not in whole:  # T5's
+            continue
         (place / "vocab.json").write_text(json.dumps(whole["vocab"]))
         merges = (pair if isinstance(pair, str) else " ".join(pair) for pair in whole["merges"])
         (place / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
@@ -165,11 +206,9 @@ def save_file(pipeline: Any, path: Path, extra: dict[str, Tensor] | None = None)
         tensors = {"model.diffusion_model." + k: v for k, v in mmdit(pipeline.transformer).items()}
         tensors |= {"first_stage_model." + k: v for k, v in ldm_vae(pipeline.vae).items()}
         for name, tower in (("clip_l", pipeline.text_encoder), ("clip_g", pipeline.text_encoder_2)):
-            names = {
-                k if k.startswith(("text_model.", "text_projection.")) else "text_model." + k: v
-                for k, v in tower.state_dict().items()
-            }
-            tensors |= {f"text_encoders.{name}.transformer.{k}": v for k, v in names.items()}
+            tensors |= {f"text_encoders.{name}.transformer.{k}": v for k, v in clip_file(tower, name).items()}
+        if pipeline.text_encoder_3:
+            tensors |= {f"text_encoders.t5xxl.transformer.{k}": v for k, v in t5_file(pipeline.text_encoder_3).items()}
         save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path)
         return path
     tensors = {"model.diffusion_model." + k: v for k, v in ldm_unet(pipeline.unet).items()}
@@ -185,6 +224,18 @@ def save_file(pipeline: Any, path: Path, extra: dict[str, Tensor] | None = None)
         tensors["cond_stage_model.transformer.text_model.embeddings.position_ids"] = torch.arange(77)[None]
     save_file({name: tensor.contiguous().clone() for name, tensor in (tensors | (extra or {})).items()}, path)
     return path
+
+
+def clip_file(module: nn.Module, name: str) -> dict[str, Tensor]:
+    """A text tower's tensors as ``clip_l.safetensors`` has them, without projection, or ``clip_g.safetensors``."""
+    tensors = {k if k.startswith("text_projection.") else "text_model." + k: v for k, v in _bare(module).items()}
+    if name == "clip_l":
+        tensors.pop("text_projection.weight", None)
+    return tensors
+
+
+def _bare(module: nn.Module) -> dict[str, Tensor]:
+    return {name.removeprefix("text_model."): tensor for name, tensor in module.state_dict().items()}
 
 
 def _clip_names(module: nn.Module) -> dict[str, Tensor]:
@@ -224,6 +275,26 @@ def _ldm_unet_name(name: str, layers: int) -> str:
     if kind == "upsamplers":
         return f"output_blocks.{block * (layers + 1) + layers}.UP.{rest}"
     return f"output_blocks.{block * (layers + 1) + place}.{int(kind == 'attentions')}.{_residual(rest)}"
+
+
+def ldm_controlnet(module: Any) -> dict[str, Tensor]:
+    """A ControlNet's tensors under its authors' names."""
+    layers, out = module.config.layers_per_block, {}
+    for name, tensor in module.state_dict().items():
+        head, _, rest = name.partition(".")
+        if head == "controlnet_down_blocks":
+            place, _, kind = rest.partition(".")
+            original = f"zero_convs.{place}.0.{kind}"
+        elif head == "controlnet_mid_block":
+            original = f"middle_block_out.0.{rest}"
+        elif head == "controlnet_cond_embedding":
+            rest = rest.replace("conv_in.", "0.").replace("conv_out.", "14.")
+            found = re.match(r"blocks\.(\d+)\.", rest)
+            original = "input_hint_block." + (f"{2 * int(found[1]) + 2}.{rest[found.end() :]}" if found else rest)
+        else:
+            original = _ldm_unet_name(name, layers)
+        out[original] = tensor
+    return out
 
 
 def _residual(rest: str) -> str:

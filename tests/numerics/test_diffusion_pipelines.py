@@ -11,12 +11,13 @@ import pytest
 import small_models
 import torch
 from PIL import Image
+from pipeline_runs import CLOSE, alike, example, floats, flow_reference, noise, reference, sigmas
 from safetensors.torch import save_file
-from shelf import CHECKPOINT, CLOSE, QUIET, Shelf, alike, example, floats, noise, picture, reference, sigmas
+from shelf import CHECKPOINT, QUIET, Shelf, picture
 from torch import Tensor
 
 from vortex_worker.errors import ValidationError
-from vortex_worker.executor.nodes.sampling.model import DiffusionModel
+from vortex_worker.executor.nodes.sampling.model import DiffusionModel, stable_diffusion_sigmas, zero_terminal
 from vortex_worker.executor.nodes.sampling.schedules import sigmas_for
 
 pytestmark = QUIET
@@ -290,22 +291,78 @@ def test_tiles_equal_the_whole_but_for_what_reaches_across(fabric: Any, shelf: S
 
 @pytest.mark.parametrize("name", ["sd3.safetensors", "diffusers/sd3"])
 def test_a_flow_model_equals_diffusers(fabric: Any, flow: Any, name: str) -> None:
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    texts, side, steps, cfg = ("a red (barn:1.0)", "grey"), 64, 5, 4.0
+    texts = ("a red (barn:1.0)", "grey")
     graph = example(
-        "text-to-image.json", n4__ckpt_name=name, n6__text=texts[0], n7__text=texts[1], n5__width=side, n5__height=side,
-        n3__steps=steps, n3__cfg=cfg, n3__seed=11, n3__sampler_name="euler", n3__scheduler="normal",
+        "text-to-image.json", n4__ckpt_name=name, n6__text=texts[0], n7__text=texts[1], n5__width=64, n5__height=64,
+        n3__steps=5, n3__cfg=4.0, n3__seed=11, n3__sampler_name="euler", n3__scheduler="normal",
     )  # fmt: skip
     graph["5"]["class_type"] = "EmptySD3LatentImage"
-    times = torch.arange(1, 1001, dtype=torch.float64) / 1000
-    table = (3 * times / (1 + 2 * times)).float()  # the scheduler's shift
-    model = DiffusionModel(lambda *_: None, parametrization="flow", sigmas=table)  # type: ignore[arg-type,return-value]
-    levels = sigmas_for(model, "normal", steps, 1.0)
-    flow.scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)  # what it is given is shifted already
-    theirs = flow(
-        "a red barn", negative_prompt=texts[1], guidance_scale=cfg, output_type="pt", height=side, width=side,
-        latents=torch.randn(1, 16, side // 8, side // 8, generator=torch.Generator().manual_seed(11)),
-        sigmas=[float(level) for level in levels[:-1]], num_inference_steps=steps,
-    ).images.movedim(1, -1)  # fmt: skip
+    alike(floats(fabric, graph), flow_reference(flow, "a red barn", texts[1], steps=5, cfg=4.0, seed=11, side=64))
+
+
+def test_a_flow_s_shift_equals_diffusers(fabric: Any, flow: Any) -> None:
+    graph = example(
+        "text-to-image.json", n4__ckpt_name="sd3.safetensors", n6__text="a red barn", n7__text="grey", n5__width=64,
+        n5__height=64, n3__steps=5, n3__cfg=4.0, n3__seed=11, n3__sampler_name="euler", n3__scheduler="normal",
+    )  # fmt: skip
+    graph["5"]["class_type"] = "EmptySD3LatentImage"
+    graph["shift"] = {"class_type": "ModelSamplingSD3", "inputs": {"model": ["4", 0], "shift": 1.5}}
+    graph["3"]["inputs"]["model"] = ["shift", 0]
+    run = {"steps": 5, "cfg": 4.0, "seed": 11, "side": 64}
+    drawn = floats(fabric, graph)
+    alike(drawn, flow_reference(flow, "a red barn", "grey", shift=1.5, **run))
+    assert (drawn - flow_reference(flow, "a red barn", "grey", **run)).abs().max() > 0.02
+
+
+def test_zero_terminal_velocity_equals_diffusers(fabric: Any, shelf: Shelf) -> None:
+    """Said by the node, by the file, and by a folder's scheduler."""
+    from diffusers import EulerDiscreteScheduler
+    from safetensors.torch import load_file
+
+    whole = load_file(shelf.folder / "checkpoints" / "sdxl.safetensors")
+    signs = {"v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)}
+    save_file({**whole, **signs}, shelf.folder / "checkpoints" / "sdxl_v.safetensors")
+    kept = shelf.sdxl.scheduler
+    shelf.sdxl.scheduler = EulerDiscreteScheduler.from_config(
+        kept.config, prediction_type="v_prediction", rescale_betas_zero_snr=True
+    )
+    small_models.save_folder(shelf.sdxl, shelf.folder / "diffusers" / "sdxl_v")
+    model = DiffusionModel(lambda *_: None, sigmas=zero_terminal(stable_diffusion_sigmas()))  # type: ignore[arg-type,return-value]
+    try:
+        run = {"steps": 6, "cfg": 4.5, "seed": 5, "side": 64}
+        texts = "a red barn", "grey"
+        theirs = reference(shelf.sdxl, *texts, **run, levels=sigmas_for(model, "normal", 6))
+    finally:
+        shelf.sdxl.scheduler = kept
+    for name in ("sdxl.safetensors", "sdxl_v.safetensors", "diffusers/sdxl_v"):
+        graph = example(
+            "text-to-image.json", n4__ckpt_name=name, n6__text=texts[0], n7__text=texts[1], n5__width=64,
+            n5__height=64, n3__steps=6, n3__cfg=4.5, n3__seed=5,
+        )  # fmt: skip
+        if name == "sdxl.safetensors":
+            inputs = {"model": ["4", 0], "sampling": "v_prediction", "zsnr": True}
+            graph["v"] = {"class_type": "ModelSamplingDiscrete", "inputs": inputs}
+            graph["3"]["inputs"]["model"] = ["v", 0]
+        alike(floats(fabric, graph), theirs)
+
+
+def test_a_consistency_model_equals_diffusers(fabric: Any, shelf: Shelf) -> None:
+    """The same times: LCM's own are those of the schedule ``simple``. Noise is added between its steps."""
+    from diffusers import LCMScheduler
+
+    graph = example(
+        "text-to-image.json", n6__text="a red barn", n7__text="grey", n5__width=64, n5__height=64, n3__steps=4,
+        n3__cfg=1.5, n3__seed=5, n3__sampler_name="lcm", n3__scheduler="simple",
+    )  # fmt: skip
+    graph["lcm"] = {"class_type": "ModelSamplingDiscrete", "inputs": {"model": ["4", 0], "sampling": "lcm"}}
+    graph["3"]["inputs"]["model"] = ["lcm", 0]
+    kept = shelf.sd1.scheduler
+    shelf.sd1.scheduler = LCMScheduler()  # its defaults are Stable Diffusion's
+    try:
+        theirs = shelf.sd1(
+            "a red barn", negative_prompt="grey", guidance_scale=1.5, latents=noise(5, 64), output_type="pt",
+            num_inference_steps=4, height=64, width=64, generator=torch.Generator().manual_seed(6),
+        ).images.movedim(1, -1)  # fmt: skip
+    finally:
+        shelf.sd1.scheduler = kept
     alike(floats(fabric, graph), theirs)

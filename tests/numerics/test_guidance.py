@@ -75,7 +75,7 @@ def test_integer_conditioning_stays_whole() -> None:
         (conditioning(1.0, 2.0), r"'positive' is a tensor \[2, 4, 5\]: its first dimension must be 1 or 3"),
         ([[torch.tensor(1.0), {}]], "first dimension"),
         ([], "'positive' has no conditioning in it"),
-        ([[torch.zeros(1, 4, 5), {"gligen": 1, "control": 2, "pooled_output": 3}]], "'positive' has control, gligen"),
+        ([[torch.zeros(1, 4, 5), {"gligen": 1, "concat": 2, "pooled_output": 3}]], "'positive' has concat, gligen"),
     ],
 )
 def test_refuses_what_it_can_t_serve(bad: list[Any], message: str) -> None:

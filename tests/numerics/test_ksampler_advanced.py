@@ -13,8 +13,9 @@ from torch import Tensor
 from vortex_worker.errors import ValidationError
 from vortex_worker.executor.base import AbstractExecutor
 from vortex_worker.executor.context import JobContext
-from vortex_worker.executor.nodes.sampling.ksampler import KSampler, KSamplerAdvanced, RescaleCFG
+from vortex_worker.executor.nodes.sampling.ksampler import KSampler, KSamplerAdvanced
 from vortex_worker.executor.nodes.sampling.model import PARAMETRIZATIONS, DiffusionModel
+from vortex_worker.executor.nodes.sampling.patches import RescaleCFG
 from vortex_worker.executor.nodes.sampling.schedules import sigmas_for
 from vortex_worker.executor.registry import spec_of
 from vortex_worker.executor.validation import check_outputs, prepare

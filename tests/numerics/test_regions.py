@@ -254,7 +254,7 @@ def test_each_entry_has_its_own_extras() -> None:
         ({"mask": "m"}, "has a bad mask"),
         ({"strength": math.nan}, "has strength, which must be finite numbers"),
         ({"start_percent": "0.5"}, "has start_percent"),
-        ({"control": 1, "gligen": 2}, "has control, gligen, which are not supported"),
+        ({"concat": 1, "gligen": 2}, "has concat, gligen, which are not supported"),
     ],
 )
 def test_refuses_what_makes_no_sense(options: dict[str, Any], message: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from vortex_worker.errors import ValidationError
-from vortex_worker.executor.diffusion import folder, single_file
+from vortex_worker.executor.diffusion import clips, folder, single_file
 
 UNET, CLIP = "model.diffusion_model.", "cond_stage_model.transformer."
 
@@ -38,7 +38,7 @@ def test_a_token_embedding_that_is_cut_is_told_when_it_is_loaded() -> None:
         "encoder.layers.0.mlp.fc1.weight": torch.ones(8, 8),
     }
     with pytest.raises(ValidationError, match="token embedding has 10 rows, and the vocabulary 49408"):
-        single_file._clip(names, torch.device("cpu"))
+        clips.openai(names, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("rows", [11, 12, 14])

@@ -96,6 +96,7 @@ def test_imports_run_one_way(path):
         "vortex_worker.supervisor.workflow",
         "vortex_worker.membership",
         "vortex_worker.executor.nodes.sampling.ksampler",
+        "vortex_worker.executor.nodes.sampling.patches",
     ],
 )
 def test_torch_is_not_imported_until_a_tensor_is_touched(module):

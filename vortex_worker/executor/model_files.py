@@ -14,6 +14,9 @@ from vortex_worker.executor.validation import few, near
 KINDS: dict[str, tuple[str, ...]] = {
     "checkpoints": ("checkpoints",),
     "diffusers": ("diffusers", "checkpoints"),
+    "diffusion_models": ("diffusion_models", "unet"),
+    "text_encoders": ("text_encoders", "clip"),
+    "controlnet": ("controlnet",),
     "loras": ("loras",),
     "vae": ("vae",),
     "embeddings": ("embeddings",),

@@ -33,10 +33,12 @@ MODULES = (
     "vortex_worker.executor.nodes.latent_file",
     "vortex_worker.executor.nodes.image",
     "vortex_worker.executor.nodes.mask",
+    "vortex_worker.executor.nodes.controlnet",
     "vortex_worker.executor.nodes.loaders",
     "vortex_worker.executor.nodes.conditioning",
     "vortex_worker.executor.nodes.vae",
     "vortex_worker.executor.nodes.sampling.ksampler",
+    "vortex_worker.executor.nodes.sampling.patches",
 )
 
 

@@ -111,8 +111,10 @@ PLAIN = (
 DIFFUSION = (
     "transformers.models.clip.modeling_clip",
     "transformers.models.clip.tokenization_clip",
+    "transformers.models.t5.modeling_t5",
     "diffusers.loaders.single_file_utils",
     "diffusers.models.autoencoders.autoencoder_kl",
+    "diffusers.models.controlnets.controlnet",
     "diffusers.models.transformers.transformer_sd3",
     "diffusers.models.unets.unet_2d_condition",
 )

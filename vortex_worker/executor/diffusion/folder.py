@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 from vortex_worker.errors import ValidationError
-from vortex_worker.executor.diffusion import sd3
+from vortex_worker.executor.diffusion import sd3, t5
 from vortex_worker.executor.diffusion.networks import UNet, sdxl_extras
 from vortex_worker.executor.diffusion.parts import build
 from vortex_worker.executor.diffusion.text import TextEncoder, Tower
 from vortex_worker.executor.diffusion.tokenizer import from_folder
 from vortex_worker.executor.diffusion.vae import VAE
-from vortex_worker.executor.diffusion.weights import read_folder, read_json
-from vortex_worker.executor.nodes.sampling.model import DiffusionModel, discrete_sigmas
+from vortex_worker.executor.diffusion.weights import read_folder, read_json, told_as_damage
+from vortex_worker.executor.nodes.sampling.model import DiffusionModel, discrete_sigmas, zero_terminal
 
 SD, SDXL, SD3 = "StableDiffusionPipeline", "StableDiffusionXLPipeline", "StableDiffusion3Pipeline"
 _PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
@@ -44,7 +44,8 @@ def load(path: Path, device: torch.device) -> tuple[DiffusionModel, TextEncoder,
             model = sd3.from_folder(path, vae, device)
             side = {"layer": -2, "normed": False}
             towers = _tower(path, "", device, **side), _tower(path, "_2", device, **side)
-            return model, TextEncoder(towers, joint=model.cond_width or 0, empty=sd3.T5_TOKENS), vae
+            joint, third = model.cond_width or 0, _t5(path / "text_encoder_3", device)
+            return model, TextEncoder(towers, joint=joint, empty=sd3.T5_TOKENS, t5=third), vae
     raise ValidationError(f"{path.name} is a {str(kind)[:100]}: it takes one of {SD}, {SDXL}, {SD3}")
 
 
@@ -69,7 +70,7 @@ def _unet(path: Path, vae: VAE, device: torch.device) -> DiffusionModel:
     prediction = scheduler.get("prediction_type", "epsilon")
     if prediction not in _PREDICTIONS:
         raise ValidationError(f"the scheduler predicts {prediction!r:.50}: it takes {', '.join(_PREDICTIONS)}")
-    return DiffusionModel(
+    model = DiffusionModel(
         UNet(module),
         parametrization=_PREDICTIONS[prediction],
         sigmas=_sigmas(scheduler),
@@ -78,6 +79,9 @@ def _unet(path: Path, vae: VAE, device: torch.device) -> DiffusionModel:
         cond_width=config.cross_attention_dim,
         extras=sdxl_extras if config.addition_embed_type == "text_time" else None,
     )
+    if scheduler.get("rescale_betas_zero_snr") is True:
+        return model.with_sampling(model.parametrization, zero_terminal(model.sigmas))
+    return model
 
 
 def _sigmas(scheduler: dict[str, Any]) -> torch.Tensor:
@@ -112,6 +116,15 @@ def _tower(path: Path, suffix: str, device: torch.device, **how: Any) -> Tower:
     tower = Tower(build(module, weights, "CLIP text encoder", device), from_folder(path / f"tokenizer{suffix}"), **how)
     tower.tokenizer.check(tower.table.num_embeddings)
     return tower
+
+
+def _t5(folder: Path, device: torch.device) -> t5.T5 | None:
+    """Stable Diffusion 3's third text encoder, where there is one."""
+    if not folder.is_dir():
+        return None
+    tensors = read_folder(folder, "model")
+    with told_as_damage(f"{folder.parent.name}/{folder.name} is a damaged text encoder", tensors):
+        return t5.from_tensors(tensors, device)
 
 
 def _diffusers(cls: Any, folder: Path, what: str, device: torch.device) -> nn.Module:

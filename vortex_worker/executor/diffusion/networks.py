@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vortex_worker.executor.nodes.image import resize
 from vortex_worker.executor.nodes.sampling.conditioning import SIZES
 from vortex_worker.executor.nodes.sampling.model import DiffusionModel
 
@@ -15,14 +16,53 @@ from vortex_worker.executor.nodes.sampling.model import DiffusionModel
 class UNet:
     """``UNet2DConditionModel``: noisy latents, timesteps and text [B, tokens, width] → noise or velocity."""
 
+    is_controllable = True
+
     def __init__(self, module: nn.Module) -> None:
         self.module: Any = module
 
-    def __call__(self, x: Tensor, t: Tensor, cond: Tensor, **extras: Tensor) -> Tensor:
+    def __call__(
+        self, x: Tensor, t: Tensor, cond: Tensor, added: Sequence[Tensor] = (), **extras: Tensor
+    ) -> Tensor:  # fmt: skip
+        """``added``: to what its blocks pass on, and last to the middle's; empty: nothing."""
         dtype = next(self.module.parameters()).dtype
-        added = {name: tensor.to(dtype) for name, tensor in extras.items()} or None
-        out: Tensor = self.module(x.to(dtype), t, cond.to(dtype), added_cond_kwargs=added, return_dict=False)[0]
+        residuals: dict[str, Any] = {}
+        if added:
+            *blocks, middle = (tensor.to(dtype) for tensor in added)
+            residuals = {"down_block_additional_residuals": blocks, "mid_block_additional_residual": middle}
+        given = {name: tensor.to(dtype) for name, tensor in extras.items()} or None
+        out: Tensor = self.module(
+            x.to(dtype), t, cond.to(dtype), added_cond_kwargs=given, return_dict=False, **residuals
+        )[0]
         return out
+
+
+class ControlNet:
+    """``ControlNetModel``: as ``UNet``, and pictures [B, 3, …], 0 to 1 → what is added to a U-Net's blocks.
+
+    The picture is brought to eight times the latent's size, cut to its shape around the middle.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module: Any = module
+        config: Any = module.config
+        self.width: int = config.cross_attention_dim
+        self.has_extras = config.addition_embed_type is not None
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Tensor, hint: Tensor, **extras: Tensor) -> list[Tensor]:
+        dtype = next(self.module.parameters()).dtype
+        given = {name: tensor.to(dtype) for name, tensor in extras.items()} or None
+        size = {
+            "height": x.shape[-2] * 8,
+            "width": x.shape[-1] * 8,
+            "upscale_method": "nearest-exact",
+            "crop": "center",
+        }
+        blocks, middle = self.module(
+            x.to(dtype), t, cond.to(dtype), resize(hint, size).to(dtype),
+            added_cond_kwargs=given, return_dict=False,
+        )  # fmt: skip
+        return [*blocks, middle]
 
 
 def sdxl_extras(options: Mapping[str, Any], like: Tensor) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Stable Diffusion 3: a rectified flow (Esser et al. 2024, "Scaling Rectified Flow Transformers …"), through diffusers.
 
-It was trained to do without its third text encoder, a T5: the T5's place is filled with zeros here, as diffusers
-does where there is none.
+It was trained to do without any of its text encoders. Where there is no T5, the third, its place is filled with zeros
+here, as diffusers does.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from vortex_worker.errors import ValidationError
 from vortex_worker.executor.diffusion.parts import build
 from vortex_worker.executor.diffusion.vae import VAE
 from vortex_worker.executor.diffusion.weights import read_folder, read_json
-from vortex_worker.executor.nodes.sampling.model import DiffusionModel
+from vortex_worker.executor.nodes.sampling.model import DiffusionModel, flow_sigmas
 
 Tensors = Mapping[str, Tensor]
 
 T5_TOKENS = 256  # diffusers' and the reference's number of them
+JOINT = 4096  # the text's width, a T5's
+POOLED = {"clip_l": 768, "clip_g": 1280}  # widths of the CLIPs
 LATENT_SCALE, LATENT_SHIFT = 1.5305, 0.0609  # of the family's VAE
 SHIFT = 3.0  # of its times towards noise, for pictures of a megapixel
 _HEAD = 64  # channels
@@ -109,11 +111,10 @@ def from_tensors(tensors: Tensors, device: torch.device) -> DiffusionModel:
 
 def _model(module: nn.Module, shift: float, scale: float, offset: float) -> DiffusionModel:
     config: Any = module.config
-    times = torch.arange(1, 1001, dtype=torch.float64) / 1000
     return DiffusionModel(
         Transformer(module),
         parametrization="flow",
-        sigmas=(shift * times / (1 + (shift - 1) * times)).float(),
+        sigmas=flow_sigmas(shift),
         latent_channels=config.in_channels,
         latent_scale=scale,
         latent_shift=offset,

@@ -10,9 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
+from vortex_worker.errors import ValidationError
 from vortex_worker.executor.diffusion import embedding
 from vortex_worker.executor.diffusion.prompt import Token, chunks
+from vortex_worker.executor.diffusion.t5 import T5
 from vortex_worker.executor.diffusion.tokenizer import Tokenizer
 
 LENGTH = 77  # tokens that a CLIP reads at once
@@ -78,37 +81,56 @@ class Tower:
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """What workflows call CLIP: one tower, or SDXL's two side by side.
+    """What workflows call CLIP: one tower, SDXL's two side by side, or Stable Diffusion 3's, up to three.
 
     Args:
-        joint: for Stable Diffusion 3: the width that cond is filled up to, and its T5's empty tokens put behind; pooled
-            then has every tower's. 0: neither.
-        empty: how many tokens these are.
+        joint: for Stable Diffusion 3: the width that cond is filled up to, and T5's tokens put behind; pooled then has
+            every tower's. 0: neither.
+        empty: how many tokens of zeros are behind where there is no ``t5``.
+        t5: the third text encoder.
+        beside: widths of the towers that are missing before those that are there, and behind: zeros.
     """
 
     towers: tuple[Tower, ...]
     joint: int = 0
     empty: int = 0
+    t5: T5 | None = None
+    beside: tuple[int, int] = (0, 0)
 
     def encode(self, text: str) -> tuple[Tensor, Tensor]:
         """A prompt, weights and all → cond [1, n · 77, width], pooled [1, width of the last tower]; float32, CPU."""
-        return self.encode_each([text] * len(self.towers))
+        return self.encode_each([text] * len(self.towers), text)
 
-    def encode_each(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """As ``encode``, with a prompt for each tower; the shorter ones are filled up with empty rows."""
+    def encode_each(self, texts: Sequence[str], third: str | None = None) -> tuple[Tensor, Tensor]:
+        """As ``encode``, with a prompt for each tower; the shorter ones are filled up with empty rows.
+
+        Args:
+            third: the T5's prompt; None: the last tower's.
+        """
         rows = [self._rows(place, text) for place, text in enumerate(texts)]
-        most = max(map(len, rows))
+        most = max(map(len, rows), default=0)
         hidden, pooled = [], []
         for place, (tower, own) in enumerate(zip(self.towers, rows, strict=True)):
             own += self._rows(place, "") * (most - len(own))
             given = tower.encode(own)
-            hidden.append(given[0])
-            pooled.append(given[1])
-        cond = torch.cat(hidden, -1).cpu()
+            hidden.append(given[0].cpu())
+            pooled.append(given[1].cpu())
         if not self.joint:
-            return cond, pooled[-1].cpu()
-        cond = torch.nn.functional.pad(cond, (0, self.joint - cond.shape[-1], 0, self.empty))
-        return cond, torch.cat(pooled, -1).cpu()
+            return torch.cat(hidden, -1), pooled[-1]
+        behind = self.t5.encode(texts[-1] if third is None else third) if self.t5 else None
+        return self._joined(hidden, pooled, behind)
+
+    def _joined(self, hidden: list[Tensor], pooled: list[Tensor], behind: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The towers' outputs as Stable Diffusion 3 takes them, with zeros for what there isn't."""
+        behind = torch.zeros(1, self.empty, self.joint) if behind is None else behind
+        if hidden:
+            cond, before = torch.cat(hidden, -1), self.beside[0]
+            left = self.joint - before - cond.shape[-1]
+            if left < 0:
+                wide = self.joint - left
+                raise ValidationError(f"the text encoders don't go together: CLIPs {wide} wide, T5 {self.joint}")
+            behind = torch.cat([pad(cond, (before, left)), behind], 1)
+        return behind, pad(torch.cat([*pooled, torch.zeros(1, 0)], -1), self.beside)
 
     def at_layer(self, layer: int) -> TextEncoder:
         """The same with another layer's output, counted from the end: "CLIP skip"."""

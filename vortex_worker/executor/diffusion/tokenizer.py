@@ -1,4 +1,4 @@
-"""CLIP's tokens of a word: from a diffusers folder's vocabulary, or from the one that comes with the package."""
+"""A word's tokens: CLIP's, from a diffusers folder's vocabulary or the package's own; T5's from the latter."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _MERGES = Path(__file__).parent / "clip_merges.txt.gz"
+_PIECES = Path(__file__).parent / "t5_pieces.tsv.gz"
+_UNKNOWN = 2  # T5's number for what has no piece
 CLIP_VOCABULARY = 49408
+T5_VOCABULARY = 32100
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,25 @@ def from_folder(folder: Path) -> Tokenizer:
     pad = settings.get("pad_token")
     pad = pad.get("content") if isinstance(pad, dict) else pad
     return _of(words, vocabulary, vocabulary.get(pad) if isinstance(pad, str) else None)
+
+
+@functools.cache
+def t5_words() -> Callable[[str], Sequence[int]]:
+    """T5's tokens of one word, without the end token: a unigram model (Kudo 2018) on text in form NFKC."""
+    from tokenizers import Tokenizer, normalizers, pre_tokenizers
+    from tokenizers.models import Unigram
+
+    with gzip.open(_PIECES, "rt", encoding="utf-8", newline="\n") as file:
+        pairs = [line.rstrip("\n").split("\t") for line in file]
+    model = Tokenizer(Unigram([(piece, float(score)) for piece, score in pairs], _UNKNOWN, byte_fallback=False))
+    model.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC()])
+    model.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+
+    def encode(word: str) -> Sequence[int]:
+        found: list[int] = model.encode(word).ids
+        return found
+
+    return encode
 
 
 def _of(words: Callable[[str], Sequence[int]], vocabulary: dict[str, int], pad: int | None) -> Tokenizer:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,6 +86,28 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValidationError(f"{path.parent.name}/{path.name} holds no JSON object")
     return found
+
+
+@contextmanager
+def told_as_damage(what: str, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """What a file's names and shapes are read in: it goes on where there is nothing wrong with them.
+
+    Args:
+        what: which file it is, and of what, for messages: "x.safetensors is a damaged VAE".
+
+    Raises:
+        ValidationError: a tensor is empty; one that its configuration is read from is missing or of no such shape.
+    """
+    if void := [name for name, tensor in tensors.items() if tensor.numel() == 0]:
+        raise ValidationError(f"{what}: {shortened(void)} are empty")
+    try:
+        yield
+    except ValidationError:
+        raise
+    except (KeyError, AttributeError) as error:
+        raise ValidationError(f"{what}: it lacks {error}") from None
+    except (IndexError, ValueError, TypeError, StopIteration):
+        raise ValidationError(f"{what}: the numbers of its layers, or their shapes, make no sense") from None
 
 
 def shortened(names: Iterable[str]) -> str:

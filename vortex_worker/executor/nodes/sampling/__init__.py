@@ -1,7 +1,9 @@
 """Sampling of diffusion models. What each room is; imports run downwards::
 
     ksampler     the KSampler nodes: what they take. Imports torch only when they run
+    patches      nodes that give a model asked otherwise. The same
     sample       one run: joins the rest
+    control      ControlNets of conditionings, put into a model
     guidance     one denoiser of cond and uncond, in one batch
     schedules    sigmas, by ComfyUI's names and rules
     samplers/    pure functions over sigmas, a page a family

@@ -17,7 +17,10 @@ SIZES = ("height", "width", "crop_h", "crop_w", "target_height", "target_width")
 _NUMBERS = ("strength", "mask_strength", "start_percent", "end_percent")
 #: Where, when and how much an entry counts. One without any holds everywhere, all the time.
 REGIONAL = {"area", "mask", "set_area_to_bounds", *_NUMBERS}
-_OPTIONS = {"pooled_output", *SIZES, *REGIONAL}
+#: ControlNets (`control`), and whether the negative has the positive's.
+CONTROL = {"control", "control_apply_to_uncond"}
+_CONTROL = {"network", "hint", "strength", "start", "end"}
+_OPTIONS = {"pooled_output", *SIZES, *REGIONAL, *CONTROL}
 _PERCENTAGE = "percentage"  # begins an area in shares of the picture
 
 
@@ -30,6 +33,8 @@ def tensors_of(model: DiffusionModel, entry: Sequence[Any], like: Tensor) -> tup
     """An entry's tensor, [batch, …], and the model's extras; a first dimension of 1 serves the whole batch."""
     given, options = entry
     extras = model.extras(options, like) if model.extras else {}
+    if model.extras_beside:
+        extras |= model.extras_beside(options, like)
 
     def fitted(tensor: Tensor) -> Tensor:
         tensor = tensor.to(like.device)
@@ -76,6 +81,8 @@ def _problems(model: DiffusionModel, tensor: Tensor, options: Mapping[str, Any],
             yield f"has no pooled_output [1 or {batch}, width], which this model takes"
         if bad := sorted(key for key in options if key in SIZES and not isinstance(options[key], int)):
             yield f"has {', '.join(bad)}, which must be whole numbers"
+    if controls := options.get("control"):
+        yield from _control_problems(model, controls, like)
     if bad := [key for key in _NUMBERS if key in options and not _is_number(options[key])]:
         yield f"has {', '.join(bad)}, which must be finite numbers"
     if like.dim() != 4 and not {"area", "mask"}.isdisjoint(options):
@@ -88,6 +95,30 @@ def _problems(model: DiffusionModel, tensor: Tensor, options: Mapping[str, Any],
             yield f"has an area that lies outside the latent's {like.shape[-2]} × {like.shape[-1]}"
     if mask is not None and not _is_mask(mask, batch):
         yield f"has a bad mask: it takes a tensor [height, width], or one for each of the batch of {batch}"
+
+
+def _control_problems(model: DiffusionModel, controls: Any, like: Tensor) -> Iterator[str]:
+    if not getattr(model.network, "is_controllable", False):
+        yield "has a ControlNet, which are for U-Nets: this model has none"
+        return
+    for given in controls if isinstance(controls, list) else [None]:
+        if not isinstance(given, Mapping) or given.keys() != _CONTROL:
+            yield f"has a bad control: it takes a list of {', '.join(sorted(_CONTROL))}"
+            return
+        network, hint = given["network"], given["hint"]
+        width, has_extras = getattr(network, "width", None), getattr(network, "has_extras", None)
+        if width is None or model.cond_width not in (None, width) or has_extras != (model.extras is not None):
+            yield f"has a ControlNet of another family, for text of width {width}: this model takes {model.cond_width}"
+        if not _is_hint(hint, len(like)):
+            yield f"has a ControlNet with a bad picture: it takes [1 or {len(like)}, 3, height, width]"
+        if not all(_is_number(given[key]) for key in ("strength", "start", "end")):
+            yield "has a ControlNet whose strength, start or end is no finite number"
+
+
+def _is_hint(hint: Any, batch: int) -> bool:
+    if not isinstance(hint, Tensor) or hint.dim() != 4 or not hint.is_floating_point():
+        return False
+    return hint.shape[0] in (1, batch) and hint.shape[1] == 3 and 0 not in hint.shape
 
 
 def _is_number(value: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vortex_worker.executor.base import AbstractExecutor
+from vortex_worker.executor.nodes.sampling.patches import model_problems
 from vortex_worker.executor.ports import Param, Port
 from vortex_worker.executor.validation import is_tensor
 
@@ -129,34 +130,12 @@ class KSamplerAdvanced(AbstractExecutor):
         return {"latent": out}
 
 
-class RescaleCFG(AbstractExecutor):
-    """A model whose strong guidance doesn't bleach: Lin et al. (2024, arXiv 2305.08891), section 3.4."""
-
-    op_type = "RescaleCFG"
-    input_ports = (Port("model", "MODEL"),)
-    output_ports = (Port("model", "MODEL"),)
-    params = (Param("multiplier", "FLOAT", default=0.7, minimum=0.0, maximum=1.0, doc="0: guidance as it is"),)
-
-    def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
-        return _model_problems(inputs["model"])
-
-    def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-        return {"model": inputs["model"].with_rescale(params["multiplier"])}
-
-
-def _model_problems(model: Any) -> list[str]:
-    from vortex_worker.executor.nodes.sampling.model import DiffusionModel
-
-    ok = isinstance(model, DiffusionModel)
-    return [] if ok else [f"'model' is a {type(model).__name__}: it takes a DiffusionModel"]
-
-
 def _problems(inputs: dict[str, Any]) -> list[str]:
     """What keeps these inputs from being sampled, by name."""
     from vortex_worker.executor.nodes.sampling.conditioning import problem_of
 
     model, latent = inputs["model"], inputs["latent"]
-    if problems := _model_problems(model):
+    if problems := model_problems(model):
         return problems
     samples: Tensor = latent["samples"]
     problems = [
@@ -183,4 +162,4 @@ def _fits(mask: Tensor, samples: Tensor) -> bool:
     return mask.dim() >= 2 and 0 not in mask.shape and mask.shape[:-2].numel() in (1, len(samples))
 
 
-EXECUTORS = (KSampler, KSamplerAdvanced, RescaleCFG)
+EXECUTORS = (KSampler, KSamplerAdvanced)

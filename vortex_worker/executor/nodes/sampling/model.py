@@ -18,6 +18,9 @@ from torch import Tensor
 Network = Callable[..., Tensor]
 Extras = Callable[[Mapping[str, Any], Tensor], dict[str, Tensor]]
 PARAMETRIZATIONS = ("eps", "v", "x0", "edm", "flow")
+_LEAST_KEPT = 4.8973451890853435e-08  # of the signal's variance, where there should be none
+_DISTILLED = 50  # levels of a consistency model's table
+_LCM_TIMES = 10  # a consistency model's times count as so many, where it says what of x is kept
 _EDM_DATA = 0.5  # standard deviation of the data that `edm` is scaled for
 
 
@@ -32,6 +35,31 @@ def discrete_sigmas(first: float, last: float, count: int, *, of_roots: bool) ->
     betas = torch.linspace(first ** (1 / power), last ** (1 / power), count, dtype=torch.float64) ** power
     kept = torch.cumprod(1 - betas, 0)
     return ((1 - kept) / kept).sqrt().float()
+
+
+def zero_terminal(sigmas: Tensor) -> Tensor:
+    """Noise levels whose last holds no signal (Lin et al. 2024, arXiv 2305.08891, algorithm 1); ascending, as given.
+
+    Of the signal's amplitude the last one's is taken everywhere, and what is left is scaled to where it began. No
+    signal at all would be an infinite sigma: ComfyUI's stand-in for it is about 4518.8.
+    """
+    amplitude = 1 / (sigmas.double() ** 2 + 1).sqrt()
+    first, last = amplitude[0].item(), amplitude[-1].item()
+    kept = ((amplitude - last) * (first / (first - last))) ** 2
+    kept[-1] = _LEAST_KEPT
+    return ((1 - kept) / kept).sqrt().float()
+
+
+def distilled(sigmas: Tensor) -> Tensor:
+    """The 50 noise levels that latent consistency models keep of a table (Luo et al. 2023, arXiv 2310.04378)."""
+    stride = len(sigmas) // _DISTILLED
+    return sigmas[stride - 1 :: stride]
+
+
+def flow_sigmas(shift: float) -> Tensor:
+    """A rectified flow's 1000 times, ascending to 1, shifted towards noise (Esser et al. 2024, equation 23)."""
+    times = torch.arange(1, 1001, dtype=torch.float64) / 1000
+    return (shift * times / (1 + (shift - 1) * times)).float()
 
 
 class DiffusionModel:
@@ -70,29 +98,53 @@ class DiffusionModel:
             accepted = ", ".join(PARAMETRIZATIONS)
             raise ValueError(f"parametrization is {parametrization!r}: it takes {accepted}")
         if sigmas is None:
-            sigmas = torch.arange(1, 1001) / 1000 if parametrization == "flow" else stable_diffusion_sigmas()
-        sigmas = sigmas.detach().float().cpu()
-        if sigmas.dim() != 1 or len(sigmas) < 2 or not sigmas[0] > 0 or not bool((sigmas.diff() > 0).all()):
-            raise ValueError(f"sigmas is a tensor {list(sigmas.shape)}: it takes some, ascending, above 0")
+            sigmas = flow_sigmas(1.0) if parametrization == "flow" else stable_diffusion_sigmas()
         self.network = network
-        self.parametrization = parametrization
         self.latent_channels = latent_channels
         self.latent_scale = latent_scale
         self.latent_shift = latent_shift
         self.cond_width = cond_width
         self.extras = extras
-        self.sigmas = sigmas
-        self.sigma_min = float(self.sigmas[0])
-        self.sigma_max = float(self.sigmas[-1])
+        #: Further ones, of networks that are asked beside this one.
+        self.extras_beside: Extras | None = None
         self.rescale = 0.0
+        self._ask(parametrization, sigmas)
+        #: The table that t counts in, whatever else the model is asked as; None: t is no place in a table.
+        self.trained = None if parametrization in ("edm", "flow") else self.sigmas
+
+    def _ask(self, parametrization: str, sigmas: Tensor) -> None:
+        sigmas = sigmas.detach().float().cpu()
+        if sigmas.dim() != 1 or len(sigmas) < 2 or not sigmas[0] > 0 or not bool((sigmas.diff() > 0).all()):
+            raise ValueError(f"sigmas is a tensor {list(sigmas.shape)}: it takes some, ascending, above 0")
+        self.parametrization = parametrization
+        self.sigmas = sigmas
+        self.sigma_min = float(sigmas[0])
+        self.sigma_max = float(sigmas[-1])
         # Between two levels of the table, t is even in log sigma; a flow's is even in sigma.
-        self._heights = self.sigmas if parametrization == "flow" else self.sigmas.log()
+        self._heights = sigmas if parametrization == "flow" else sigmas.log()
         self._places: list[float] = self._heights.tolist()
+
+    def with_sampling(self, parametrization: str, sigmas: Tensor) -> DiffusionModel:
+        """The same network, which gives something else than it was said to, or on other noise levels, ascending.
+
+        Args:
+            parametrization: of ``PARAMETRIZATIONS``; or ``lcm``, a consistency model of ``distilled`` levels, asked of
+                no times but theirs.
+        """
+        other = copy.copy(self)
+        other._ask(parametrization, sigmas)
+        return other
 
     def with_network(self, network: Network) -> DiffusionModel:
         """The same model around another network of its kind."""
         other = copy.copy(self)
         other.network = network
+        return other
+
+    def with_beside(self, network: Network, extras: Extras) -> DiffusionModel:
+        """The same model around a network that asks others, too, for which there are further ``extras``."""
+        other = self.with_network(network)
+        other.extras_beside = extras
         return other
 
     def with_rescale(self, share: float) -> DiffusionModel:
@@ -121,6 +173,19 @@ class DiffusionModel:
         height = sigma if self.parametrization == "flow" else math.log(sigma)
         low = min(max(bisect_right(table, height) - 1, 0), len(table) - 2)
         return low + min(max((height - table[low]) / (table[low + 1] - table[low]), 0.0), 1.0)
+
+    def time_of(self, sigma: float) -> float:
+        """What the network is told as ``t``."""
+        match self.parametrization:
+            case "flow":
+                return sigma * 1000
+            case "edm":
+                return math.log(sigma) / 4
+            case "lcm":
+                assert self.trained is not None
+                stride = len(self.trained) // len(self.sigmas)
+                return round(self.sigma_to_t(sigma)) * stride + stride - 1
+        return self.sigma_to_t(sigma)
 
     def t_to_sigma(self, t: Tensor) -> Tensor:
         """The sigma at each place in the table, which may have a fraction. On the CPU."""
@@ -156,16 +221,22 @@ class DiffusionModel:
         """
         match self.parametrization:
             case "flow":
-                scale, t = 1.0, sigma * 1000
+                scale = 1.0
             case "edm":
-                scale, t = 1 / math.sqrt(sigma**2 + _EDM_DATA**2), math.log(sigma) / 4
+                scale = 1 / math.sqrt(sigma**2 + _EDM_DATA**2)
             case _:
-                scale, t = 1 / math.sqrt(sigma**2 + 1), self.sigma_to_t(sigma)
+                scale = 1 / math.sqrt(sigma**2 + 1)
+        t = self.time_of(sigma)
         times = torch.full((len(x),), t, dtype=torch.float32, device=x.device)
         out = self.network(x if scale == 1 else x * scale, times, cond, **extras).to(x.dtype)
         match self.parametrization:
             case "flow" | "eps":
                 return torch.add(x, out, alpha=-sigma)
+            case "lcm":  # the data, and close to time 0 what it was given
+                late = t * _LCM_TIMES
+                norm = math.hypot(late, _EDM_DATA)
+                whole = late / norm + (_EDM_DATA / norm) ** 2
+                return (x * whole).add_(out, alpha=-sigma * late / norm)
             case "v":
                 return (x * scale**2).add_(out, alpha=-sigma * scale)
             case "edm":

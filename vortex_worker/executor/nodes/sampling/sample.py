@@ -13,6 +13,7 @@ from vortex_worker.executor.context import JobContext
 from vortex_worker.executor.nodes.sampling import noise
 from vortex_worker.executor.nodes.sampling.brownian import BrownianNoise
 from vortex_worker.executor.nodes.sampling.conditioning import Conditioning
+from vortex_worker.executor.nodes.sampling.control import controlled
 from vortex_worker.executor.nodes.sampling.guidance import guided, masked, pair
 from vortex_worker.executor.nodes.sampling.model import DiffusionModel
 from vortex_worker.executor.nodes.sampling.samplers import BROWNIAN, CFG_PP, EXPLODING, FLOW_RULE, SAMPLERS
@@ -61,6 +62,7 @@ def sample(
     start, level = model.noise_scale(sigmas[0])
     x = drawn * level + original * start
 
+    model, negative = controlled(model, positive, negative)
     denoiser: Callable[[Tensor, float], Any] = (pair if sampler in CFG_PP else guided)(
         model, positive, negative, cfg, x
     )

@@ -1,0 +1,160 @@
+"""Parts in files of their own that are damaged, or not what they are taken for: told by name, with what is accepted."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from vortex_worker.errors import ValidationError
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+import small_models
+from safetensors.torch import save_file
+
+from vortex_worker.executor.diffusion import separate
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning:diffusers"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
+]
+CPU = torch.device("cpu")
+FC1 = "text_model.encoder.layers.0.mlp.fc1.weight"
+
+
+@functools.cache
+def sound(kind: str) -> dict[str, Tensor]:
+    match kind:
+        case "sd1":
+            return small_models.ldm_unet(small_models.sd1().unet)
+        case "theirs":
+            return dict(small_models.sd1().unet.state_dict())
+        case "sdxl":
+            return small_models.ldm_unet(small_models.sdxl().unet)
+        case "sd3":
+            return small_models.mmdit(small_models.sd3().transformer)
+        case "l":
+            return small_models.clip_file(small_models.clip(64, 2, 3), "clip_l")
+        case "h":
+            return small_models.clip_file(small_models.clip(64, 23, 3), "clip_h")
+        case "g":
+            return small_models.clip_file(small_models.clip(64, 32, 3, projected=64), "clip_g")
+    return small_models.t5_file(small_models.t5(64))
+
+
+def written(folder: Path, kind: str, **changes: Tensor | None) -> Path:
+    """A sound file but for ``changes``; None: without it."""
+    tensors = {**sound(kind), **changes}
+    kept = {name: tensor.contiguous().clone() for name, tensor in tensors.items() if tensor is not None}
+    path = folder / f"{kind}.safetensors"
+    save_file(kept, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "said"),
+    [
+        ("sd1", {"out.2.bias": None}, r"the weights are no Stable Diffusion 1 U-Net: it lacks 1 of \d+: conv_out.bias"),
+        ("theirs", {"conv_out.bias": None}, "no Stable Diffusion 1 U-Net: it lacks 1 of .*: conv_out.bias"),
+        ("theirs", {"extra": torch.ones(1)}, "no Stable Diffusion 1 U-Net: it has 1 unexpected: extra"),
+        (
+            "sdxl",
+            {"label_emb.0.2.weight": torch.ones(3, 3)},
+            r"no Stable Diffusion XL U-Net: shapes differ: .*\[3, 3\]",
+        ),
+        ("sd3", {"final_layer.linear.bias": None}, "damaged Stable Diffusion 3 model: it lacks 'final_layer"),
+        ("sd1", {"input_blocks.0.0.weight": None}, "sd1.safetensors is a damaged U-Net: it lacks 'input_blocks.0.0"),
+        ("sd1", {"out.2.weight": torch.ones(0, 4)}, "sd1.safetensors is a damaged U-Net: out.2.weight are empty"),
+        ("sd1", {"out.2.weight": torch.tensor(1.0)}, "the numbers of its layers, or their shapes, make no sense"),
+        ("sd3", {"pos_embed": torch.ones(4)}, "damaged Stable Diffusion 3 model: the numbers of its layers, or their"),
+        ("sd1", {"input_blocks.9999999.0.op.weight": torch.ones(1)}, "it has 1 unexpected: input_blocks.9999999"),
+        ("sd1", {"input_blocks.0.0.weight": torch.ones(32, 9, 3, 3)}, "takes 9 channels: inpainting"),
+        ("l", {}, "l.safetensors is no diffusion model of Stable Diffusion: it has text_model"),
+    ],
+)
+def test_a_diffusion_model_alone(tmp_path: Path, kind: str, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        separate.load_model(written(tmp_path, kind, **changes), CPU)
+
+
+@pytest.mark.parametrize(
+    ("kind", "family", "changes", "said"),
+    [
+        ("l", "stable_diffusion", {FC1: None}, f"l.safetensors is a damaged text encoder: it lacks '{FC1[11:]}'"),
+        (
+            "l",
+            "stable_diffusion",
+            {"text_model.final_layer_norm.bias": None},
+            "are no CLIP text encoder: it lacks 1 of",
+        ),
+        ("l", "sd3", {"text_model.more": torch.ones(1)}, "are no CLIP text encoder: it has 1 unexpected: more"),
+        ("l", "sd3", {FC1: torch.ones(128, 3)}, r"shapes differ: .*fc1.weight \[128, 3\] instead of \[128, 64\]"),
+        ("l", "sd3", {FC1: torch.tensor(1.0)}, "the numbers of its layers, or their shapes, make no sense"),
+        ("l", "sd3", {FC1: torch.ones(0)}, "l.safetensors is a damaged text encoder: .*fc1.weight are empty"),
+        ("l", "sd3", {"text_model.embeddings.token_embedding.weight": torch.ones(9, 64)}, "embedding has 9 rows"),
+        ("h", "stable_diffusion", {"text_model.encoder.layers.22.mlp.fc1.bias": None}, "it lacks 1 of"),
+        ("g", "sd3", {"text_projection.weight": None}, "a damaged text encoder: it lacks 'text_projection.weight'"),
+        ("t5", "sd3", {"encoder.final_layer_norm.weight": None}, "are no T5 encoder: it lacks 1 of"),
+        ("t5", "sd3", {"shared.weight": torch.ones(9, 64)}, "token embedding has 9 rows, and the vocabulary 32100"),
+        ("t5", "sd3", {"shared.weight": None}, "it lacks 'shared.weight'"),
+        ("t5", "sd3", {"encoder.block.0.layer.1.DenseReluDense.wi_0.weight": None}, "lacks '.*wi_0.weight'"),
+        (
+            "t5",
+            "stable_diffusion",
+            {},
+            re.escape("t5.safetensors is a T5 (t5xxl): type 'stable_diffusion' takes clip_l"),
+        ),
+        ("g", "stable_diffusion", {}, "g.safetensors is OpenCLIP's ViT-bigG .*: type 'stable_diffusion' takes clip_l"),
+        ("sd1", "sd3", {}, "sd1.safetensors is no text encoder of Stable Diffusion: it has input_blocks"),
+    ],
+)
+def test_a_text_encoder_alone(tmp_path: Path, kind: str, family: str, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        separate.load_text([written(tmp_path, kind, **changes)], family, CPU)
+
+
+def test_text_encoders_that_make_no_pair(tmp_path: Path) -> None:
+    first, h, third = (written(tmp_path, kind) for kind in ("l", "h", "t5"))
+    with pytest.raises(ValidationError, match=r"l.safetensors and l.safetensors are both OpenAI's CLIP"):
+        separate.load_text([first, first], "sdxl", CPU)
+    with pytest.raises(ValidationError, match=r"and t5.safetensors is a T5 .*: type 'sdxl' takes clip_l and clip_g"):
+        separate.load_text([first, third], "sdxl", CPU)
+    with pytest.raises(ValidationError, match=r"h.safetensors is OpenCLIP's ViT-H .*: type 'sd3' takes any of clip_l"):
+        separate.load_text([first, h], "sd3", CPU)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "header", "pickle", "folder"])
+def test_what_is_no_safetensors_file(tmp_path: Path, damage: str) -> None:
+    whole = written(tmp_path, "l").read_bytes()
+    path = tmp_path / ("x.bin" if damage == "pickle" else "x.safetensors")
+    if damage == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes({"truncated": whole[:-1000], "header": b"\xff" * 8 + whole[8:]}.get(damage, b"\x80\x04."))
+    said = {"pickle": "is a pickle", "folder": "can't be read"}.get(damage, "is no sound safetensors file")
+    for load in (lambda: separate.load_model(path, CPU), lambda: separate.load_text([path], "sd3", CPU)):
+        with pytest.raises(ValidationError, match=said):
+            load()
+
+
+def test_other_unets_are_told_by_their_widths(tmp_path: Path) -> None:
+    from vortex_worker.executor.diffusion import unets
+
+    for (width, added), what in unets._OTHERS.items():
+        tensors = dict(sound("sdxl"))
+        for name, tensor in sound("sdxl").items():
+            if name.endswith("attn2.to_k.weight"):
+                tensors[name] = torch.ones(tensor.shape[0], width)
+        tensors["label_emb.0.0.weight"] = torch.ones(128, added)
+        path = tmp_path / "other.safetensors"
+        save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path)
+        with pytest.raises(ValidationError, match=f"this U-Net is {what}: it takes one of Stable Diffusion 1, 2 or XL"):
+            separate.load_model(path, CPU)
