@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -494,3 +496,25 @@ def test_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "ModuleNotFoundError: No module named 'their_nodes.missing'",
         "TypeError: their_nodes:NUMBER is a int: it must be a class or a module",
     ]
+
+
+@pytest.mark.parametrize("kind", ["dist-info", "egg-info", "egg", "archive", "nobody's"])
+def test_entry_points_are_found_however_a_package_was_installed(tmp_path: Path, kind: str) -> None:
+    """Most packages have none of ours, and are not asked for more than that. Those that may are read by the library."""
+    site = tmp_path / "site"
+    place = {"egg": "theirs-1.0-py3.egg/EGG-INFO", "egg-info": "theirs-1.0.egg-info"}.get(kind, "theirs-1.0.dist-info")
+    (info := site / place).mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    group = "console_scripts" if kind == "nobody's" else "vortex_worker.executors"
+    (info / "entry_points.txt").write_text(f"[{group}]\none = theirs:One\n")
+    on_path = str(site)
+    if kind == "archive":
+        on_path = shutil.make_archive(str(tmp_path / "packed"), "zip", site)
+    program = "from vortex_worker.executor.registry import installed; print([point.value for point in installed()])"
+    paths = filter(None, [on_path, os.environ.get("PYTHONPATH")])
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+    )  # fmt: skip
+    assert done.stdout.strip() == ("[]" if kind == "nobody's" else "['theirs:One']")

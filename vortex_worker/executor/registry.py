@@ -6,13 +6,16 @@ node of one name is refused, and the refusal names both.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import importlib
 import inspect
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from functools import partial
+from importlib.machinery import PathFinder
 from importlib.metadata import EntryPoints, entry_points
 from typing import Any, NamedTuple
 
@@ -45,7 +48,28 @@ MODULES = (
 @functools.cache  # it reads what every installed package says of itself; a zygote does so before it forks
 def installed() -> EntryPoints:
     """The entry points of installed plugins."""
-    return entry_points(group=ENTRY_POINTS)
+    return entry_points(group=ENTRY_POINTS) if _is_named() else EntryPoints()
+
+
+def _is_named() -> bool:
+    """Whether some installed package may have such entry points. To parse them all takes several times as long."""
+    if any(hasattr(finder, "find_distributions") for finder in sys.meta_path if finder is not PathFinder):
+        return True
+    for folder in sys.path:
+        try:
+            names = os.listdir(folder or ".")
+        except NotADirectoryError:  # an archive
+            return True
+        except OSError:
+            continue
+        for name in names:
+            if name.endswith(".egg"):
+                return True
+            if name.endswith((".dist-info", ".egg-info")):
+                with contextlib.suppress(OSError), open(f"{folder or '.'}/{name}/entry_points.txt", "rb") as file:
+                    if ENTRY_POINTS.encode() in file.read():
+                        return True
+    return False
 
 
 @functools.cache  # specifications are made once, by a zygote for all its workers
@@ -107,7 +131,7 @@ class Registry:
                     with self._reporting(plugin):
                         self.add(cls, plugin)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _reporting(self, plugin: str, node: str = "") -> Iterator[None]:
         try:
             yield
