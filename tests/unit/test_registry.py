@@ -508,7 +508,7 @@ def test_entry_points_are_found_however_a_package_was_installed(tmp_path: Path, 
     (info / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
     group = "console_scripts" if kind == "nobody's" else "vortex_worker.executors"
     (info / "entry_points.txt").write_text(f"[{group}]\none = theirs:One\n")
-    on_path = str(site)
+    on_path = str(info.parent)
     if kind == "archive":
         on_path = shutil.make_archive(str(tmp_path / "packed"), "zip", site)
     program = "from vortex_worker.executor.registry import installed; print([point.value for point in installed()])"

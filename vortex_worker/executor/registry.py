@@ -63,9 +63,7 @@ def _is_named() -> bool:
         except OSError:
             continue
         for name in names:
-            if name.endswith(".egg"):
-                return True
-            if name.endswith((".dist-info", ".egg-info")):
+            if name.endswith((".dist-info", ".egg-info", "EGG-INFO")):
                 with contextlib.suppress(OSError), open(f"{folder or '.'}/{name}/entry_points.txt", "rb") as file:
                     if ENTRY_POINTS.encode() in file.read():
                         return True
