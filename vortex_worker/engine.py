@@ -9,7 +9,7 @@ from vortex_worker.bridge.lease import LeaseTensors
 from vortex_worker.errors import CUDAError, ExecutionError, JobError, OutOfArena
 from vortex_worker.executor.context import JobContext
 from vortex_worker.executor.objects import ObjectTable
-from vortex_worker.executor.runner import ask, run
+from vortex_worker.executor.runner import ask, give_back, run
 from vortex_worker.executor.validation import is_tensor
 from vortex_worker.ipc import protocol
 from vortex_worker.ipc.handler import Finished
@@ -198,6 +198,10 @@ class Engine:
                 self._objects.release([handle.id])
             else:
                 self._tensors.release(handle.offset)
+
+    def rest(self) -> None:
+        """No job has come for a while."""
+        give_back()
 
     def close(self) -> None:
         """Let the nodes tidy up."""

@@ -18,6 +18,9 @@ _NO_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc")
 #: All that oneDNN's C++ interface says (dnnl.hpp), whatever the reason. What oneDNN can't do fails before, and in other
 #: words: "could not create a primitive descriptor for …".
 _NO_PRIMITIVE = ("could not create a primitive", "could not execute a primitive")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
+_LARGE = 32 << 20  # 32 MiB, the most that glibc takes: from there on, an allocation has a mapping of its own
+_KEPT = 256 << 20  # 256 MiB of free memory that a worker keeps at most
 _limited = False  # whether this process has a memory limit
 
 
@@ -52,6 +55,7 @@ def warm_up(threads: int) -> None:
     """Bring the thread pool to its final size, and multiply a matrix."""
     import torch
 
+    keep_memory()
     if threads:
         torch.set_num_threads(threads)
     with torch.inference_mode():
@@ -59,6 +63,20 @@ def warm_up(threads: int) -> None:
             # Each thread takes at least 32768 elements; one that has nothing to do is not started.
             torch.ones(torch.get_num_threads() << 15).add_(1).sum()
         _ = torch.ones(128, 128) @ torch.ones(128, 128)
+
+
+@functools.cache  # a fork has it from its zygote
+def keep_memory() -> None:
+    """Have the C library keep what a step frees for the next step, which allocates the same (mallopt(3)).
+
+    It would else give buffers of some MB back to the kernel, and take new pages for each: thousands of faults a step.
+    """
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE)  # else, as soon as the other is set, everything above 128 KiB has its own
+        mallopt(_M_TRIM_THRESHOLD, _KEPT)
 
 
 def first_kernels() -> list[Callable[[], object]]:

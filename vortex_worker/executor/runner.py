@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 from vortex_worker import device
+from vortex_worker.device import cpu
 from vortex_worker.errors import ExecutionError, OOMSoft, ValidationError
 from vortex_worker.executor.base import AbstractExecutor
 from vortex_worker.executor.context import JobContext
@@ -111,6 +112,12 @@ def ask(executor: AbstractExecutor, question: str, inputs: dict[str, Any], param
     except BaseException as error:
         raise as_job_error(error, f"{executor.op_type}: {question.lower()}") from None
     raise ValidationError(f"a node can't be asked {question!r:.40}")
+
+
+def give_back() -> None:
+    """Give the kernel the memory that the C library keeps for the next step of a job. A card's cache stays: others have
+    no use for it, and it takes long to fill."""
+    cpu.empty_cache()
 
 
 def _ask_node(executor: AbstractExecutor, spec: OpSpec, inputs: dict[str, Any], params: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Handles = list["TensorHandle | protocol.ObjectHandle"]
 
 _PROGRESS_INTERVAL = 0.02  # s between two progress frames; the slot's counters are always current
+_REST = 1.0  # s without a job after which a worker gives back what it keeps for the next
 _EXIT_OK = 0
 _EXIT_FAULT = 3  # the supervisor's traffic could not be understood
 
@@ -54,6 +55,9 @@ class Runner(Protocol):
 
     def preview(self, value: Any) -> TensorHandle | None:
         """Hand over a tensor while its job runs. None: there is no room for it."""
+
+    def rest(self) -> None:
+        """No job has come for a while."""
 
 
 class JobControl:
@@ -91,6 +95,7 @@ class Handler:
         self._waiting: deque[protocol.Message] = deque()
         self._cancelled: set[int] = set()
         self._retire = False
+        self._rests = True  # and so has nothing to give back
         self._fault: ProtocolError | None = None  # found while a job ran
 
     def send(self, **body: Any) -> None:
@@ -132,7 +137,12 @@ class Handler:
     def _next(self) -> protocol.Message | None:
         if self._waiting:
             return self._waiting.popleft()
-        body = self._socket.recv()
+        try:
+            body = self._socket.recv(None if self._rests else _REST)
+        except TimeoutError:
+            self._rests = True
+            self._runner.rest()
+            body = self._socket.recv()
         return None if body is None else protocol.read(body)
 
     def _handle(self, message: protocol.Message) -> bool:
@@ -162,6 +172,7 @@ class Handler:
         job_id = submit.job_id
         if job_id == 0:
             raise ProtocolError("a JobSubmit has job_id 0: job ids begin at 1")
+        self._rests = False
         self.slot.begin(job_id)
         self._log.job_id = job_id
         if self._debug:
