@@ -53,7 +53,7 @@ class JobContext:
 
         Args:
             preview: what there is so far, or a function that makes it. It is looked at only when a report is
-                really sent, 50 times a second at most, and left out when shared memory is short.
+                really sent, 20 times a second at most, and left out when shared memory is short.
 
         Raises:
             TypeError: step or total is no whole number, or message no string.

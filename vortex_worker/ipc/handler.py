@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: Tensors and objects that a result hands over.
 Handles = list["TensorHandle | protocol.ObjectHandle"]
 
-_PROGRESS_INTERVAL = 0.02  # s between two progress frames; the slot's counters are always current
+_PROGRESS_INTERVAL = 0.05  # s between two progress frames; the slot's counters are always current
 _REST = 1.0  # s without a job after which a worker gives back what it keeps for the next
 _EXIT_OK = 0
 _EXIT_FAULT = 3  # the supervisor's traffic could not be understood
@@ -70,7 +70,7 @@ class JobControl:
         self._sent = 0.0
 
     def report(self, step: int, total: int, message: str, preview: Any = None) -> None:
-        """Tell slot and supervisor how far the job is. Frames are sent at most 50 times a second."""
+        """Tell slot and supervisor how far the job is. Frames are sent at most 20 times a second."""
         self._handler.slot.progress(step, total)
         now = time.monotonic()
         if now - self._sent >= _PROGRESS_INTERVAL or step == total:

@@ -12,7 +12,7 @@ from vortex_worker.errors import ExecutionError
 from vortex_worker.executor.context import JobContext
 from vortex_worker.executor.nodes.sampling.preview import preview_of
 
-_EVERY = 100_000_000  # ns between previews: the eye is content, and quick steps don't pay for them
+_EVERY = 200_000_000  # ns between previews: the eye is content, and quick steps don't pay for them
 
 
 class _Seen(NamedTuple):
