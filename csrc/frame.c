@@ -126,17 +126,6 @@ long vw_reader_fill(vw_reader *reader, int fd, bool wait) {
 
 void vw_reader_spin(vw_reader *reader) { reader->spins = sysconf(_SC_NPROCESSORS_ONLN) > 1; }
 
-/* About a microsecond in which the CPU's other hyperthread, where the peer may run, has nearly all of it. */
-static void stand_aside(void) {
-  for (int i = 0; i < 32; i++) {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-  }
-}
-
 /* As vw_reader_fill: -EAGAIN when nothing came while we looked, or this was no time to look. */
 static long look(vw_reader *reader, int fd) {
   if (reader->rest) {
@@ -150,7 +139,6 @@ static long look(vw_reader *reader, int fd) {
       reader->pause = 0;
       return got;
     }
-    stand_aside();
   } while (vw_monotonic_ns() < end);
   reader->pause = reader->pause ? reader->pause * 2 : 1;
   if (reader->pause > VW_SPIN_REST) reader->pause = VW_SPIN_REST;
