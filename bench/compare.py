@@ -436,7 +436,8 @@ def main() -> None:
     elif arguments.command == "setup":
         setup(list(arguments.peers))
     elif arguments.command == "plot":
-        result = arguments.result or max((HERE / "results").glob("*.json"))
+        kept = (HERE / "results").glob("*.json")
+        result = arguments.result or max(kept, key=lambda file: json.loads(file.read_text())["date"])
         subprocess.run([PLACE / "plot" / "bin" / "python", HERE / "plot.py", result], check=True)
     else:
         stamp = datetime.now(UTC).strftime("%Y-%m-%d-%H%M")
