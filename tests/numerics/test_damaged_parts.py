@@ -27,6 +27,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
 ]
 CPU = torch.device("cpu")
+T5_BIAS = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 FC1 = "text_model.encoder.layers.0.mlp.fc1.weight"
 
 
@@ -64,6 +65,7 @@ def written(folder: Path, kind: str, **changes: Tensor | None) -> Path:
     [
         ("sd1", {"out.2.bias": None}, r"the weights are no Stable Diffusion 1 U-Net: it lacks 1 of \d+: conv_out.bias"),
         ("theirs", {"conv_out.bias": None}, "no Stable Diffusion 1 U-Net: it lacks 1 of .*: conv_out.bias"),
+        ("theirs", {"a\nnode 1: fine": torch.ones(1)}, "it has 1 unexpected: a node 1: fine$"),
         ("theirs", {"extra": torch.ones(1)}, "no Stable Diffusion 1 U-Net: it has 1 unexpected: extra"),
         (
             "sdxl",
@@ -74,6 +76,10 @@ def written(folder: Path, kind: str, **changes: Tensor | None) -> Path:
         ("sd1", {"input_blocks.0.0.weight": None}, "sd1.safetensors is a damaged U-Net: it lacks 'input_blocks.0.0"),
         ("sd1", {"out.2.weight": torch.ones(0, 4)}, "sd1.safetensors is a damaged U-Net: out.2.weight are empty"),
         ("sd1", {"out.2.weight": torch.tensor(1.0)}, "the numbers of its layers, or their shapes, make no sense"),
+        ("sd3", {"joint_blocks.0.x_block.attn.qkv.bias": torch.tensor(1.0)}, "the numbers of its layers, or their shapes"),
+        ("sd1", {"out.2.bias": torch.ones(4, dtype=torch.int64)}, "U-Net: no real numbers: conv_out.bias torch.int64$"),
+        ("sd1", {"out.2.bias": torch.ones(4, dtype=torch.bool)}, "U-Net: no real numbers: conv_out.bias torch.bool$"),
+        ("sd1", {"out.2.bias": torch.ones(4, dtype=torch.cfloat)}, "no real numbers: conv_out.bias torch.complex64$"),
         ("sd3", {"pos_embed": torch.ones(4)}, "damaged Stable Diffusion 3 model: the numbers of its layers, or their"),
         ("sd1", {"input_blocks.9999999.0.op.weight": torch.ones(1)}, "it has 1 unexpected: input_blocks.9999999"),
         ("sd1", {"input_blocks.0.0.weight": torch.ones(32, 9, 3, 3)}, "takes 9 channels: inpainting"),
@@ -104,6 +110,8 @@ def test_a_diffusion_model_alone(tmp_path: Path, kind: str, changes: dict[str, A
         ("g", "sd3", {"text_projection.weight": None}, "a damaged text encoder: it lacks 'text_projection.weight'"),
         ("t5", "sd3", {"encoder.final_layer_norm.weight": None}, "are no T5 encoder: it lacks 1 of"),
         ("t5", "sd3", {"shared.weight": torch.ones(9, 64)}, "token embedding has 9 rows, and the vocabulary 32100"),
+        ("t5", "sd3", {T5_BIAS: torch.ones(1, 2)}, "this T5 tells 1 distances apart: it takes 4 to 511"),
+        ("t5", "sd3", {T5_BIAS: torch.ones(512, 2)}, "this T5 tells 512 distances apart: it takes 4 to 511"),
         ("t5", "sd3", {"shared.weight": None}, "it lacks 'shared.weight'"),
         ("t5", "sd3", {"encoder.block.0.layer.1.DenseReluDense.wi_0.weight": None}, "lacks '.*wi_0.weight'"),
         (
@@ -139,7 +147,7 @@ def test_what_is_no_safetensors_file(tmp_path: Path, damage: str) -> None:
         path.mkdir()
     else:
         path.write_bytes({"truncated": whole[:-1000], "header": b"\xff" * 8 + whole[8:]}.get(damage, b"\x80\x04."))
-    said = {"pickle": "is a pickle", "folder": "can't be read"}.get(damage, "is no sound safetensors file")
+    said = {"pickle": "is a pickle", "folder": "can't be read: it is a folder"}.get(damage, "is no sound safetensors file")
     for load in (lambda: separate.load_model(path, CPU), lambda: separate.load_text([path], "sd3", CPU)):
         with pytest.raises(ValidationError, match=said):
             load()

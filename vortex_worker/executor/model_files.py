@@ -52,11 +52,11 @@ def find(kind: str, name: str, ends: Sequence[str] = ("",)) -> Path:
     for root in _roots(kind):
         for end in ends:
             path = root.joinpath(*parts[:-1], parts[-1] + end)
-            if path.is_file() or path.is_dir():
+            if os.path.isfile(path) or os.path.isdir(path):  # a Path's own methods raise at a name that is too long
                 return path
-            if path.is_symlink() and not path.exists():
+            if os.path.islink(path) and not os.path.exists(path):
                 raise ValidationError(f"{name[:200]!r} is a link to what isn't there, or can't be seen by a worker")
-            if path.exists():  # a pipe would keep who opens it waiting
+            if os.path.exists(path):  # a pipe would keep who opens it waiting
                 raise ValidationError(f"{name[:200]!r} is no regular file")
     if not _folders:
         raise ValidationError(

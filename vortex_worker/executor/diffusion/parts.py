@@ -28,7 +28,7 @@ def build(make: Callable[[], nn.Module], weights: Mapping[str, Tensor], what: st
         what: which part it is, for messages.
 
     Raises:
-        ValidationError: names or shapes don't fit: missing and unexpected ones are listed, shortened.
+        ValidationError: names, shapes or dtypes don't fit: missing and unexpected ones are listed, shortened.
     """
     try:
         with torch.device("meta"):
@@ -50,6 +50,12 @@ def build(make: Callable[[], nn.Module], weights: Mapping[str, Tensor], what: st
         if name in given and given[name].shape != tensor.shape
     }:
         problems.append(f"shapes differ: {shortened(misfits)}")
+    if unreal := {
+        f"{name} {given[name].dtype}"
+        for name, _ in module.named_parameters()
+        if name in given and not given[name].is_floating_point()
+    }:
+        problems.append(f"no real numbers: {shortened(unreal)}")
     if problems:
         raise ValidationError(f"the weights are no {what}: " + "; ".join(problems), problems=problems)
     dtype = _dtype(given.values(), device)

@@ -80,6 +80,7 @@ def from_tensors(tensors: Tensors, device: torch.device) -> DiffusionModel:
 
     Raises:
         ValidationError: weights are missing, unexpected or misshapen. KeyError: one that its shape is read from.
+            ValueError: one that can't be cut.
     """
     from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
     from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
@@ -104,7 +105,10 @@ def from_tensors(tensors: Tensors, device: torch.device) -> DiffusionModel:
         "dual_attention_layers": twice,
         "qk_norm": "rms_norm" if any(".ln_q." in name for name in tensors) else None,
     }  # fmt: skip
-    converted = convert_sd3_transformer_checkpoint_to_diffusers(dict(tensors))
+    try:
+        converted = convert_sd3_transformer_checkpoint_to_diffusers(dict(tensors))
+    except RuntimeError as error:  # of a tensor that can't be cut in three
+        raise ValueError(str(error)) from None
     module = build(lambda: SD3Transformer2DModel(**config), converted, "SD 3 transformer", device)
     return _model(module, SHIFT, LATENT_SCALE, LATENT_SHIFT)
 

@@ -18,6 +18,7 @@ from vortex_worker.executor.diffusion.tokenizer import T5_VOCABULARY, t5_words
 MARK = "encoder.block.0.layer.0.SelfAttention."  # what a file's names begin with
 _TABLES = ("shared.weight", "encoder.embed_tokens.weight")  # one table of tokens by two names
 _BIAS = MARK + "relative_attention_bias.weight"
+_BUCKETS = 4, 511  # of distances between tokens: where the logarithms that they are told by are defined
 _END, _PAD = 1, 0
 _LEAST, _MOST = 77, 2048  # tokens; attention's memory grows with their square
 
@@ -81,6 +82,8 @@ def from_tensors(tensors: Tensors, device: torch.device) -> T5:
             f"this T5's token embedding has {table.shape[0]} rows, and the vocabulary {T5_VOCABULARY}"
         )
     buckets, heads = own[_BIAS].shape
+    if not _BUCKETS[0] <= buckets <= _BUCKETS[1]:
+        raise ValidationError(f"this T5 tells {buckets} distances apart: it takes {_BUCKETS[0]} to {_BUCKETS[1]}")
     config = T5Config(
         vocab_size=table.shape[0],
         d_model=table.shape[1],

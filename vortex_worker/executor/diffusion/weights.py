@@ -34,6 +34,8 @@ def read(path: Path) -> Weights:
     """
     if path.suffix.lower() in _PICKLES:
         raise ValidationError(f"{path.name} is a pickle, and loading it would run its code: convert it to safetensors")
+    if path.is_dir():
+        raise ValidationError(f"{path.name} can't be read: it is a folder, and this takes a safetensors file")
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -114,4 +116,4 @@ def shortened(names: Iterable[str]) -> str:
     """``a, b, c and 94 more``."""
     names = sorted(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(name[:100] for name in names[:_SHOWN]) + more
+    return ", ".join(" ".join(name[:100].split()) for name in names[:_SHOWN]) + more  # no line breaks of a file's
