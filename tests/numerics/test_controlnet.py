@@ -22,6 +22,7 @@ from pipeline_runs import alike, example, noise, sigmas
 from safetensors.torch import save_file
 
 from vortex_worker.executor.diffusion import controlnets
+from vortex_worker.executor.nodes.controlnet import ControlNetApply, ControlNetApplyAdvanced
 
 pytestmark = [
     # diffusers calls numpy.array on torch tensors, whose __array__ has no `copy` yet.
@@ -207,15 +208,30 @@ def test_conditionings_that_were_made_up_are_refused(shelf: Shelf) -> None:
         return problem_of(model, [[cond, {"pooled_output": pooled, "control": given}]], "positive", like)
 
     assert said([good]) is None
-    for bad in ("x", [1], good, [{}], [{**good, "more": 1}], [{key: good[key] for key in ("network", "hint")}]):
+    for bad in ("x", None, 0, {}, [1], good, [{}], [{**good, "more": 1}], [{key: good[key] for key in ("network", "hint")}]):
         assert "has a bad control: it takes a list of" in (said(bad) or "")
     for hint in ("x", torch.ones(3, 8, 8), torch.ones(3, 3, 8, 8), torch.ones(1, 1, 8, 8), torch.ones(1, 3, 0, 8)):
         assert "with a bad picture: it takes [1 or 2, 3, height, width]" in (said([{**good, "hint": hint}]) or "")
+    many = [[cond, {"pooled_output": pooled, "control": [{**good, "hint": torch.ones(3, 3, 8, 8)}]}]]
+    told = problem_of(model, many, "positive", like[:1])
+    assert told == "'positive' has a ControlNet with a bad picture: it takes [1, 3, height, width]; it has 3 pictures"
     for key, value in (("strength", float("nan")), ("start", "x"), ("end", None)):
         assert "is no finite number" in (said([{**good, key: value}]) or "")
     assert "of another family" in (said([{**good, "network": object()}]) or "")
     flow = DiffusionModel(lambda *_: None, parametrization="flow")  # type: ignore[arg-type,return-value]
     assert "are for U-Nets: this model has none" in (said([good], flow) or "")
+
+
+@pytest.mark.parametrize("bad", [0, None, "x", {}])
+def test_a_made_up_control_is_given_no_other(shelf: Shelf, bad: Any) -> None:
+    net = controlnets.load(shelf.folder / "controlnet" / "sd1_theirs.safetensors", CPU)
+    fine, made_up = ([[torch.ones(1, 77, 64), options]] for options in ({}, {"control": bad}))
+    inputs = {"control_net": net, "image": torch.ones(1, 8, 8, 3)}
+    said = "has a bad control: it takes a list"
+    (told,) = ControlNetApply().validate({**inputs, "conditioning": made_up}, {})
+    assert f"'conditioning' {said}" in told
+    (told,) = ControlNetApplyAdvanced().validate({**inputs, "positive": fine, "negative": made_up}, {})
+    assert f"'negative' {said}" in told
 
 
 def test_a_picture_of_another_shape_is_cut_and_resized(shelf: Shelf) -> None:

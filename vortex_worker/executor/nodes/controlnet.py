@@ -33,6 +33,7 @@ class _Apply(AbstractExecutor):
 
     def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
         from vortex_worker.executor.diffusion.networks import ControlNet
+        from vortex_worker.executor.nodes.sampling.conditioning import control_problem
 
         net, image = inputs["control_net"], inputs["image"]
         problems = []
@@ -40,6 +41,10 @@ class _Apply(AbstractExecutor):
             problems.append(f"'control_net' is a {type(net).__name__}: it takes a ControlNet")
         if image.dim() != 4 or image.shape[-1] < 3 or 0 in image.shape:
             problems.append(f"'image' is a tensor {list(image.shape)}: it takes [batch, height, width, 3]")
+        for name in ("conditioning", "positive", "negative"):
+            before = [options.get("control", []) for _, options in inputs.get(name, ())]
+            if problem := next(filter(None, map(control_problem, before)), None):
+                problems.append(f"{name!r} {problem}")
         return problems
 
 

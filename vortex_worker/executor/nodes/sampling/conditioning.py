@@ -81,7 +81,7 @@ def _problems(model: DiffusionModel, tensor: Tensor, options: Mapping[str, Any],
             yield f"has no pooled_output [1 or {batch}, width], which this model takes"
         if bad := sorted(key for key in options if key in SIZES and not isinstance(options[key], int)):
             yield f"has {', '.join(bad)}, which must be whole numbers"
-    if controls := options.get("control"):
+    if (controls := options.get("control", [])) != []:
         yield from _control_problems(model, controls, like)
     if bad := [key for key in _NUMBERS if key in options and not _is_number(options[key])]:
         yield f"has {', '.join(bad)}, which must be finite numbers"
@@ -97,20 +97,30 @@ def _problems(model: DiffusionModel, tensor: Tensor, options: Mapping[str, Any],
         yield f"has a bad mask: it takes a tensor [height, width], or one for each of the batch of {batch}"
 
 
+def control_problem(controls: Any) -> str | None:
+    """What keeps an option ``control`` from being a list of ControlNets, or None."""
+    is_list = isinstance(controls, list)
+    if is_list and all(isinstance(given, Mapping) and given.keys() == _CONTROL for given in controls):
+        return None
+    return f"has a bad control: it takes a list of {', '.join(sorted(_CONTROL))}"
+
+
 def _control_problems(model: DiffusionModel, controls: Any, like: Tensor) -> Iterator[str]:
     if not getattr(model.network, "is_controllable", False):
         yield "has a ControlNet, which are for U-Nets: this model has none"
         return
-    for given in controls if isinstance(controls, list) else [None]:
-        if not isinstance(given, Mapping) or given.keys() != _CONTROL:
-            yield f"has a bad control: it takes a list of {', '.join(sorted(_CONTROL))}"
-            return
+    if problem := control_problem(controls):
+        yield problem
+        return
+    for given in controls:
         network, hint = given["network"], given["hint"]
         width, has_extras = getattr(network, "width", None), getattr(network, "has_extras", None)
         if width is None or model.cond_width not in (None, width) or has_extras != (model.extras is not None):
             yield f"has a ControlNet of another family, for text of width {width}: this model takes {model.cond_width}"
         if not _is_hint(hint, len(like)):
-            yield f"has a ControlNet with a bad picture: it takes [1 or {len(like)}, 3, height, width]"
+            many = f"; it has {len(hint)} pictures" if isinstance(hint, Tensor) and hint.dim() == 4 else ""
+            batch = "1" if len(like) == 1 else f"1 or {len(like)}"
+            yield f"has a ControlNet with a bad picture: it takes [{batch}, 3, height, width]{many}"
         if not all(_is_number(given[key]) for key in ("strength", "start", "end")):
             yield "has a ControlNet whose strength, start or end is no finite number"
 
