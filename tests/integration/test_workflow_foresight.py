@@ -201,3 +201,23 @@ def test_a_workflow_that_a_jpeg_has_no_room_for_is_told_before_anything_runs(fab
         fabric.run_workflow(request, output_dir=tmp_path)
     request["extra_data"]["extra_pnginfo"]["workflow"] = "x" * 64_000
     assert len(fabric.run_workflow(request, output_dir=tmp_path).files) == 1
+
+
+def doubled(times):
+    """A list with the same list in it twice, and so on: small in memory, and endless to who writes it out."""
+    value = []
+    for _ in range(times):
+        value = [value, value]
+    return value
+
+
+def test_what_would_be_written_out_endlessly_is_told(fabric):
+    nodes = {"i": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8}}}
+    nodes["s"] = {"class_type": "SaveImage", "inputs": {"images": ["i", 0], "filename_prefix": doubled(60)}}
+    with pytest.raises(WorkflowError, match="node s: 'filename_prefix' holds the same lists or objects too often"):
+        fabric.run_workflow(nodes)
+    del nodes["s"]
+    request = {"prompt": nodes, "extra_data": {"extra_pnginfo": {"a": doubled(60)}}}
+    with pytest.raises(WorkflowError, match=r"extra_pnginfo\) holds the same lists or objects too often"):
+        fabric.run_workflow(request)
+    assert fabric.run_workflow({**request, "extra_data": {"extra_pnginfo": {"a": doubled(10)}}})

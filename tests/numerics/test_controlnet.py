@@ -208,7 +208,17 @@ def test_conditionings_that_were_made_up_are_refused(shelf: Shelf) -> None:
         return problem_of(model, [[cond, {"pooled_output": pooled, "control": given}]], "positive", like)
 
     assert said([good]) is None
-    for bad in ("x", None, 0, {}, [1], good, [{}], [{**good, "more": 1}], [{key: good[key] for key in ("network", "hint")}]):
+    for bad in (
+        "x",
+        None,
+        0,
+        {},
+        [1],
+        good,
+        [{}],
+        [{**good, "more": 1}],
+        [{key: good[key] for key in ("network", "hint")}],
+    ):
         assert "has a bad control: it takes a list of" in (said(bad) or "")
     for hint in ("x", torch.ones(3, 8, 8), torch.ones(3, 3, 8, 8), torch.ones(1, 1, 8, 8), torch.ones(1, 3, 0, 8)):
         assert "with a bad picture: it takes [1 or 2, 3, height, width]" in (said([{**good, "hint": hint}]) or "")

@@ -76,7 +76,11 @@ def written(folder: Path, kind: str, **changes: Tensor | None) -> Path:
         ("sd1", {"input_blocks.0.0.weight": None}, "sd1.safetensors is a damaged U-Net: it lacks 'input_blocks.0.0"),
         ("sd1", {"out.2.weight": torch.ones(0, 4)}, "sd1.safetensors is a damaged U-Net: out.2.weight are empty"),
         ("sd1", {"out.2.weight": torch.tensor(1.0)}, "the numbers of its layers, or their shapes, make no sense"),
-        ("sd3", {"joint_blocks.0.x_block.attn.qkv.bias": torch.tensor(1.0)}, "the numbers of its layers, or their shapes"),
+        (
+            "sd3",
+            {"joint_blocks.0.x_block.attn.qkv.bias": torch.tensor(1.0)},
+            "the numbers of its layers, or their shapes",
+        ),
         ("sd1", {"out.2.bias": torch.ones(4, dtype=torch.int64)}, "U-Net: no real numbers: conv_out.bias torch.int64$"),
         ("sd1", {"out.2.bias": torch.ones(4, dtype=torch.bool)}, "U-Net: no real numbers: conv_out.bias torch.bool$"),
         ("sd1", {"out.2.bias": torch.ones(4, dtype=torch.cfloat)}, "no real numbers: conv_out.bias torch.complex64$"),
@@ -147,7 +151,9 @@ def test_what_is_no_safetensors_file(tmp_path: Path, damage: str) -> None:
         path.mkdir()
     else:
         path.write_bytes({"truncated": whole[:-1000], "header": b"\xff" * 8 + whole[8:]}.get(damage, b"\x80\x04."))
-    said = {"pickle": "is a pickle", "folder": "can't be read: it is a folder"}.get(damage, "is no sound safetensors file")
+    said = {"pickle": "is a pickle", "folder": "can't be read: it is a folder"}.get(
+        damage, "is no sound safetensors file"
+    )
     for load in (lambda: separate.load_model(path, CPU), lambda: separate.load_text([path], "sd3", CPU)):
         with pytest.raises(ValidationError, match=said):
             load()

@@ -44,5 +44,5 @@ def test_what_is_offered_is_of_the_kind_and_once(models: Path) -> None:
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a/" * 5000 + "b"])
 def test_a_name_longer_than_any_is_there_no_more_than_another(models: Path, name: str) -> None:
-    with pytest.raises(ValidationError, match="there is no 'xxx|there is no 'a/a/"):
+    with pytest.raises(ValidationError, match=r"there is no 'xxx|there is no 'a/a/"):
         model_files.find("checkpoints", name)

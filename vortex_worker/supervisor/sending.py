@@ -16,6 +16,36 @@ if TYPE_CHECKING:
     from vortex_worker.supervisor.graph import Graph
 
 
+_MOST_REPEATED = 1 << 20  # lists and objects, those that are there again counted again
+
+
+def repetition_problems(graph: Graph) -> list[Problem]:
+    """Values, and what comes with a workflow, in which the same few lists or objects would be written out endlessly."""
+    named = [(key, name, value) for key, node in graph.nodes.items() for name, value in node.values.items()]
+    text = "holds the same lists or objects too often to be written out"
+    problems = [
+        Problem(key, f"{name!r} {text}", "custom_validation_failed", name, class_type=graph.nodes[key].class_type)
+        for key, name, value in named
+        if _repeats(value)
+    ]
+    return problems + [Problem("", f"what comes with the workflow (extra_pnginfo) {text}")] * _repeats(graph.extra)
+
+
+def _repeats(value: Any) -> bool:
+    """Of a value that `Graph` has found to end."""
+    level = {id(value): (value, 1)} if isinstance(value, Mapping | list | tuple) else {}  # and how often each is there
+    while level:
+        inner: dict[int, tuple[Any, int]] = {}
+        for held, times in level.values():
+            for item in held.values() if isinstance(held, Mapping) else held:
+                if isinstance(item, Mapping | list | tuple):
+                    inner[id(item)] = item, inner.get(id(item), (item, 0))[1] + times
+        if sum(times for _, times in inner.values()) > max(_MOST_REPEATED, len(inner)):
+            return True
+        level = inner
+    return False
+
+
 def sending_problems(
     graph: Graph, specs: Mapping[str, OpSpec], keys: Iterable[str], place: Place, most: int
 ) -> list[Problem]:

@@ -16,7 +16,7 @@ from vortex_worker.supervisor.files import ClientNode, Place
 from vortex_worker.supervisor.graph import Graph
 from vortex_worker.supervisor.literals import literal_problems
 from vortex_worker.supervisor.precheck import prepare
-from vortex_worker.supervisor.sending import sending_problems
+from vortex_worker.supervisor.sending import repetition_problems, sending_problems
 from vortex_worker.supervisor.sizes import picture_problems
 
 if TYPE_CHECKING:
@@ -91,6 +91,8 @@ def run(
     started, until = time.perf_counter(), Deadline(deadline)
     graph = Graph.read(source)
     graph.set_values(settings)
+    if endless := repetition_problems(graph):
+        raise WorkflowError(endless)
     try:
         known = fabric.nodes(until.left())
         failed = list(dict.fromkeys(plugin for plugin, _, _ in fabric.plugin_errors(until.left())))
