@@ -55,6 +55,8 @@ class Shelf:
             written(small_models.ldm_controlnet(net), folder / "controlnet" / f"{family}_bare.safetensors")
             names = small_models.ldm_controlnet(net)
             written(names, folder / "controlnet" / f"{family}_control.safetensors", "control_model.")
+        narrow = small_models.unet(cross_attention_dim=64, attention_head_dim=8, block_out_channels=(32, 32, 32))
+        written(small_models.controlnet(narrow).state_dict(), folder / "controlnet" / "narrow.safetensors")
         self.nets["second"] = small_models.controlnet(self.pipelines["sd1"].unet, seed=12)
         written(self.nets["second"].state_dict(), folder / "controlnet" / "second.safetensors")
 
@@ -159,6 +161,20 @@ def test_a_part_of_the_way(fabric: Any, shelf: Shelf) -> None:
 def test_one_of_another_family_is_refused(fabric: Any) -> None:
     with pytest.raises(ValidationError, match="'positive' has a ControlNet of another family, for text of width 192"):
         drawn(fabric, "sd1", ("sdxl_theirs.safetensors", 0, {}))
+
+
+def test_one_for_another_unet_of_the_family_is_refused(fabric: Any) -> None:
+    with pytest.raises(ValidationError, match=r"'positive' has a ControlNet for another U-Net: .*\(32, 32, 32\)"):
+        drawn(fabric, "sd1", ("narrow.safetensors", 0, {}))
+
+
+def test_one_whose_picture_gets_no_latents_size_is_refused(tmp_path: Path, shelf: Shelf) -> None:
+    theirs = diffusers.ControlNetModel.from_unet(
+        shelf.pipelines["sd1"].unet, load_weights_from_unet=False, conditioning_embedding_out_channels=(16, 32)
+    )
+    path = written(theirs.state_dict(), tmp_path / "controlnet" / "hint.safetensors")
+    with pytest.raises(ValidationError, match="makes its picture 2 times smaller: it takes one for latents, of 8"):
+        controlnets.load(path, CPU)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from vortex_worker.executor.diffusion.weights import read, shortened, told_as_da
 _PREFIX = "control_model."
 #: Names that the converter doesn't know: SDXL's sizes and pooled text.
 _ADDED = {r"label_emb\.0\.0\.": "add_embedding.linear_1.", r"label_emb\.0\.2\.": "add_embedding.linear_2."}
+_HALVINGS = 3  # of a picture's sides, to a latent's
 _HINT = "controlnet_cond_embedding."
 #: Tensors by which other kinds are told.
 _OTHERS = {"lora_controlnet": "a control LoRA", "task_embedding": "a union of ControlNets"}
@@ -52,7 +53,12 @@ def _from_tensors(tensors: Tensors, stem: str, device: torch.device) -> ControlN
         renamed = unets.with_unknown(convert_controlnet_checkpoint(renamed, config), tensors)
         for theirs, new in _ADDED.items():
             renamed = {re.sub(f"^{theirs}", new, name): tensor for name, tensor in renamed.items()}
-    blocks = range(1, count(renamed, _HINT + "blocks."), 2)  # every other one makes it wider
+    blocks = range(1, count(renamed, _HINT + "blocks."), 2)  # every other one makes it wider, and the picture smaller
+    if len(blocks) != _HALVINGS:
+        times = 2 ** min(len(blocks), 16)
+        raise ValidationError(
+            f"this ControlNet makes its picture {times} times smaller: it takes one for latents, of 8"
+        )
     first = renamed[_HINT + "conv_in.weight"]
     config["conditioning_embedding_out_channels"] = (
         first.shape[0],

@@ -12,6 +12,8 @@ from vortex_worker.executor.nodes.image import resize
 from vortex_worker.executor.nodes.sampling.conditioning import SIZES
 from vortex_worker.executor.nodes.sampling.model import DiffusionModel
 
+Blocks = tuple[int, tuple[int, ...], int]  # a latent's channels, the channels by level, layers of a level
+
 
 class UNet:
     """``UNet2DConditionModel``: noisy latents, timesteps and text [B, tokens, width] → noise or velocity."""
@@ -20,6 +22,11 @@ class UNet:
 
     def __init__(self, module: nn.Module) -> None:
         self.module: Any = module
+
+    @property
+    def blocks(self) -> Blocks:
+        """What a ControlNet for it has, too."""
+        return _blocks(self.module)
 
     def __call__(
         self, x: Tensor, t: Tensor, cond: Tensor, added: Sequence[Tensor] = (), **extras: Tensor
@@ -48,6 +55,7 @@ class ControlNet:
         config: Any = module.config
         self.width: int = config.cross_attention_dim
         self.has_extras = config.addition_embed_type is not None
+        self.blocks = _blocks(module)
 
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor, hint: Tensor, **extras: Tensor) -> list[Tensor]:
         dtype = next(self.module.parameters()).dtype
@@ -63,6 +71,11 @@ class ControlNet:
             added_cond_kwargs=given, return_dict=False,
         )  # fmt: skip
         return [*blocks, middle]
+
+
+def _blocks(module: Any) -> Blocks:
+    config = module.config
+    return config.in_channels, tuple(config.block_out_channels), config.layers_per_block
 
 
 def sdxl_extras(options: Mapping[str, Any], like: Tensor) -> dict[str, Tensor]:

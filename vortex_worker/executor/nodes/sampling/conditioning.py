@@ -117,6 +117,9 @@ def _control_problems(model: DiffusionModel, controls: Any, like: Tensor) -> Ite
         width, has_extras = getattr(network, "width", None), getattr(network, "has_extras", None)
         if width is None or model.cond_width not in (None, width) or has_extras != (model.extras is not None):
             yield f"has a ControlNet of another family, for text of width {width}: this model takes {model.cond_width}"
+        blocks, takes = getattr(network, "blocks", None), getattr(model.network, "blocks", None)
+        if None not in (blocks, takes) and blocks != takes:
+            yield f"has a ControlNet for another U-Net: channels and layers {blocks}, where this model has {takes}"
         if not _is_hint(hint, len(like)):
             many = f"; it has {len(hint)} pictures" if isinstance(hint, Tensor) and hint.dim() == 4 else ""
             batch = "1" if len(like) == 1 else f"1 or {len(like)}"
