@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the library that asks a hub
 
 if TYPE_CHECKING:
     from shelf import Shelf

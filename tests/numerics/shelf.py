@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 import small_models

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import small_models
 import torch
+from pipeline_runs import alike, example, noise, sigmas
+from safetensors.torch import save_file
+from shelf import QUIET
 from torch import Tensor
 
 import vortex_worker as vw
 from vortex_worker.errors import ValidationError
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-pytest.importorskip("diffusers")
-pytest.importorskip("transformers")
-import diffusers
-import small_models
-from pipeline_runs import alike, example, noise, sigmas
-from safetensors.torch import save_file
-
 from vortex_worker.executor.diffusion import controlnets
 from vortex_worker.executor.nodes.controlnet import ControlNetApply, ControlNetApplyAdvanced
 
-pytestmark = [
-    # diffusers calls numpy.array on torch tensors, whose __array__ has no `copy` yet.
-    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:diffusers"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
-]
+diffusers = pytest.importorskip("diffusers")
+pytestmark = QUIET
 TEXTS, STEPS, CFG, SEED, SIDE = ("a red barn", "grey"), 4, 4.5, 5, 64
 CPU = torch.device("cpu")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from vortex_worker.errors import ValidationError
 
-os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 import small_models

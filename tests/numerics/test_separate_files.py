@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import small_models
 import torch
+from pipeline_runs import alike, example, floats, flow_reference, reference
+from safetensors.torch import load_file, save_file
+from shelf import QUIET
 from torch import Tensor
 
 import vortex_worker as vw
 from vortex_worker.errors import WorkflowError
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-pytest.importorskip("diffusers")
-pytest.importorskip("transformers")
-import small_models
-from pipeline_runs import alike, example, floats, flow_reference, reference
-from safetensors.torch import load_file, save_file
-
-pytestmark = [
-    # diffusers calls numpy.array on torch tensors, whose __array__ has no `copy` yet.
-    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:diffusers"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
-]
+pytestmark = QUIET
 PREFIX = "model.diffusion_model."
 RUN: dict[str, Any] = {"steps": 4, "cfg": 4.5, "seed": 5, "side": 64}
 TEXTS = ("a red barn", "grey")
