@@ -17,7 +17,7 @@ from vortex_worker.executor.nodes.sampling.conditioning import (
     problem_of,
     tensors_of,
 )
-from vortex_worker.executor.nodes.sampling.model import DiffusionModel
+from vortex_worker.executor.nodes.sampling.model import DiffusionModel, Level
 from vortex_worker.executor.nodes.sampling.regions import Averages
 
 Estimate = TypeVar("Estimate", Tensor, tuple[Tensor, Tensor])
@@ -41,18 +41,20 @@ def guided(
             averages = Averages(model, (positive, negative), like, count=1)
             return lambda x, sigma: averages(x, sigma)[0]
         cond, extras = tensors_of(model, positive[0], like)
+        return lambda x, sigma: model.denoise(x, sigma, cond, **extras)
 
-        def plain(x: Tensor, sigma: float) -> Tensor:
-            return model.denoise(x, sigma, cond, **extras)
+    _check(model, like, positive=positive, negative=negative)
+    if model.rescale or not (is_plain(positive) and is_plain(negative)):
+        both = pair(model, positive, negative, scale, like)
+        return lambda x, sigma: both(x, sigma)[0]
+    ask = _outputs(model, positive, negative, like)
 
-        return plain
+    def blended(x: Tensor, sigma: float) -> Tensor:
+        level = model.level(sigma)
+        with_, without = ask(x, level)
+        return level.estimate(x, torch.lerp(without, with_, scale))
 
-    both = pair(model, positive, negative, scale, like)
-
-    def first(x: Tensor, sigma: float) -> Tensor:
-        return both(x, sigma)[0]
-
-    return first
+    return blended
 
 
 def pair(
@@ -68,41 +70,60 @@ def pair(
         ValidationError: a conditioning that does not fit the batch.
     """
     _check(model, like, positive=positive, negative=negative)
-    ask: Callable[[Tensor, float], Sequence[Tensor]]
-    if not (is_plain(positive) and is_plain(negative)):
-        ask = Averages(model, (positive, negative), like, count=2)
-    else:
-        cond, extras = tensors_of(model, positive[0], like)
-        uncond, unextras = tensors_of(model, negative[0], like)
+    if is_plain(positive) and is_plain(negative):
+        ask = _outputs(model, positive, negative, like)
 
-        def apart(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-            without = model.denoise(x, sigma, uncond, **unextras)
-            return model.denoise(x, sigma, cond, **extras), without
+        def answer(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+            level = model.level(sigma)
+            with_, without = ask(x, level)
+            out = level.estimate(x, torch.lerp(without, with_, scale))
+            if model.rescale:
+                out = _rescaled(model, x, sigma, level.estimate(x, with_), out)
+            return out, level.estimate(x, without)
 
-        ask = apart
-        if _alike({"": cond, **extras}, {"": uncond, **unextras}):
-            both = torch.cat([cond, uncond])
-            both_extras = {name: torch.cat([tensor, unextras[name]]) for name, tensor in extras.items()}
+        return answer
+    averages = Averages(model, (positive, negative), like, count=2)
 
-            def together(x: Tensor, sigma: float) -> Sequence[Tensor]:
-                nonlocal ask
-                try:
-                    return model.denoise(torch.cat([x, x]), sigma, both, **both_extras).chunk(2)
-                except (RuntimeError, MemoryError) as error:
-                    if not device.is_oom(error):
-                        raise
-                ask = apart  # here the failed call's tensors are gone
-                device.empty_cache()
-                return apart(x, sigma)
-
-            ask = together
-
-    def answer(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        with_, without = ask(x, sigma)
+    def average(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        with_, without = averages(x, sigma)
         out = torch.lerp(without, with_, scale)
         return _rescaled(model, x, sigma, with_, out) if model.rescale else out, without
 
-    return answer
+    return average
+
+
+def _outputs(
+    model: DiffusionModel, positive: Conditioning, negative: Conditioning, like: Tensor
+) -> Callable[[Tensor, Level], Sequence[Tensor]]:
+    """``(x, level) → (with the positive, with the negative)``: the network's outputs, of plain conditionings."""
+    cond, extras = tensors_of(model, positive[0], like)
+    uncond, unextras = tensors_of(model, negative[0], like)
+
+    def apart(x: Tensor, level: Level) -> Sequence[Tensor]:
+        given = level.scaled(x)
+        without = model.ask(given, level, uncond, **unextras)
+        return model.ask(given, level, cond, **extras), without
+
+    if not _alike({"": cond, **extras}, {"": uncond, **unextras}):
+        return apart
+    both = torch.cat([cond, uncond])
+    both_extras = {name: torch.cat([tensor, unextras[name]]) for name, tensor in extras.items()}
+    fits = True
+
+    def together(x: Tensor, level: Level) -> Sequence[Tensor]:
+        nonlocal fits
+        if fits:
+            try:
+                given = level.scaled(x)
+                return model.ask(torch.cat([given, given]), level, both, **both_extras).chunk(2)
+            except (RuntimeError, MemoryError) as error:
+                if not device.is_oom(error):
+                    raise
+            fits = False  # here the failed call's tensors are gone
+            device.empty_cache()
+        return apart(x, level)
+
+    return together
 
 
 def _rescaled(model: DiffusionModel, x: Tensor, sigma: float, cond: Tensor, out: Tensor) -> Tensor:

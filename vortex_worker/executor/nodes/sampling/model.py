@@ -10,7 +10,7 @@ import copy
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,6 +60,30 @@ def flow_sigmas(shift: float) -> Tensor:
     """A rectified flow's 1000 times, ascending to 1, shifted towards noise (Esser et al. 2024, equation 23)."""
     times = torch.arange(1, 1001, dtype=torch.float64) / 1000
     return (shift * times / (1 + (shift - 1) * times)).float()
+
+
+class Level(NamedTuple):
+    """A noise level, as numbers (Karras et al. 2022, equation 7).
+
+    They are numbers before they meet a tensor: on a device each is one argument of a kernel, not a kernel.
+    """
+
+    scale: float  #: of what the network is given, c_in
+    time: float  #: what it is told as ``t``, c_noise
+    keep: float  #: of what is noisy that is in the estimate, c_skip
+    weight: float  #: of the network's output in it, c_out
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Noisy data as the network takes it."""
+        return x if self.scale == 1 else x * self.scale
+
+    def estimate(self, x: Tensor, output: Tensor) -> Tensor:
+        """The data, from what is noisy and the network's output for it."""
+        if self.keep == 1:
+            return torch.add(x, output, alpha=self.weight)
+        if self.keep == 0:
+            return output
+        return (x * self.keep).add_(output, alpha=self.weight)
 
 
 class DiffusionModel:
@@ -210,36 +234,41 @@ class DiffusionModel:
         """``(a, b)`` of the data at ``sigma``: x = a · latent + b · noise."""
         return (1 - sigma, sigma) if self.parametrization == "flow" else (1.0, sigma)
 
-    def denoise(self, x: Tensor, sigma: float, cond: Tensor, **extras: Tensor) -> Tensor:
-        """The network's estimate of the data, of the dtype of ``x``.
+    def level(self, sigma: float) -> Level:
+        """How the network is asked at ``sigma``, and what its output says of the data."""
+        match self.parametrization:
+            case "eps":
+                return Level(1 / math.sqrt(sigma**2 + 1), self.sigma_to_t(sigma), 1.0, -sigma)
+            case "v":
+                scale = 1 / math.sqrt(sigma**2 + 1)
+                return Level(scale, self.sigma_to_t(sigma), scale**2, -sigma * scale)
+            case "flow":
+                return Level(1.0, self.time_of(sigma), 1.0, -sigma)
+            case "edm":
+                scale = 1 / math.sqrt(sigma**2 + _EDM_DATA**2)
+                return Level(scale, self.time_of(sigma), (_EDM_DATA * scale) ** 2, sigma * _EDM_DATA * scale)
+            case "lcm":  # the data, and close to time 0 what it was given
+                t = self.time_of(sigma)
+                late = t * _LCM_TIMES
+                norm = math.hypot(late, _EDM_DATA)
+                kept = late / norm + (_EDM_DATA / norm) ** 2
+                return Level(1 / math.sqrt(sigma**2 + 1), t, kept, -sigma * late / norm)
+        return Level(1 / math.sqrt(sigma**2 + 1), self.sigma_to_t(sigma), 0.0, 1.0)
 
-        Everything that depends on sigma alone is a number before it meets a tensor: on a device each is one argument
-        of a kernel, not a kernel.
+    def ask(self, x: Tensor, level: Level, cond: Tensor, **extras: Tensor) -> Tensor:
+        """The network's output, of the dtype of ``x``.
+
+        Args:
+            x: [B, …], times the level's scale. cond: [B, …], whatever the network takes. extras: [B, …], likewise.
+        """
+        times = torch.full((len(x),), level.time, dtype=torch.float32, device=x.device)
+        return self.network(x, times, cond, **extras).to(x.dtype)
+
+    def denoise(self, x: Tensor, sigma: float, cond: Tensor, **extras: Tensor) -> Tensor:
+        """The estimate of the data, of the dtype of ``x``.
 
         Args:
             x: [B, …], noisy. cond: [B, …], whatever the network takes. extras: [B, …], likewise.
         """
-        match self.parametrization:
-            case "flow":
-                scale = 1.0
-            case "edm":
-                scale = 1 / math.sqrt(sigma**2 + _EDM_DATA**2)
-            case _:
-                scale = 1 / math.sqrt(sigma**2 + 1)
-        t = self.time_of(sigma)
-        times = torch.full((len(x),), t, dtype=torch.float32, device=x.device)
-        out = self.network(x if scale == 1 else x * scale, times, cond, **extras).to(x.dtype)
-        match self.parametrization:
-            case "flow" | "eps":
-                return torch.add(x, out, alpha=-sigma)
-            case "lcm":  # the data, and close to time 0 what it was given
-                late = t * _LCM_TIMES
-                norm = math.hypot(late, _EDM_DATA)
-                whole = late / norm + (_EDM_DATA / norm) ** 2
-                return (x * whole).add_(out, alpha=-sigma * late / norm)
-            case "v":
-                return (x * scale**2).add_(out, alpha=-sigma * scale)
-            case "edm":
-                return (x * (_EDM_DATA * scale) ** 2).add_(out, alpha=sigma * _EDM_DATA * scale)
-            case _:
-                return out
+        level = self.level(sigma)
+        return level.estimate(x, self.ask(level.scaled(x), level, cond, **extras))

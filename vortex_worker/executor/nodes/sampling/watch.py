@@ -44,22 +44,22 @@ class Watch:
             ExecutionError: the model gave NaN or infinity, or x held some; it names the step.
             Cancelled, DeadlineExceeded: as the context has it.
         """
-        seen = _Seen(step, sigma, x, denoised, denoised.sum())
-        done: _Seen | None = seen
+        total = denoised.sum()
         if self._queued:
-            done, self._last = self._last, seen
-        if done is None:
-            self._context.progress(step, self._total)
-            return
-        self._check(done)
+            before, self._last = self._last, _Seen(step, sigma, x, denoised, total)
+            if before is not None:
+                self._check(before)
+                denoised = before.denoised
+        elif not math.isfinite(total):
+            self._check(_Seen(step, sigma, x, denoised, total))
         now = time.monotonic_ns()
-        if now - self._shown < _EVERY:
+        if now - self._shown < _EVERY or (self._queued and before is None):
             self._context.progress(step, self._total)
             return
 
         def show() -> Tensor:
             self._shown = now
-            return preview_of(done.denoised)
+            return preview_of(denoised)
 
         self._context.progress(step, self._total, preview=show)
 
