@@ -34,6 +34,7 @@ TIME = Target("median", 100.0, 60.0)
         (result(13.0), "1.3 × the reference: reaches the aim of 1.4"),
         (result(20.0), "2 × the reference, and at most 3 is asked for: meets the target, not yet the aim of 1.4"),
         (result(60.0), "6 × the reference, and at most 3 is asked for: misses the target by a factor of 2"),
+        (result(30.06), "3.01 × the reference, and at most 3 is asked for: misses the target by 0.2 %"),
         (result(60.0, target=TIME), "60 µs: reaches the aim of 60"),
         (result(1500.0, target=TIME), "1,500 µs, and at most 100 is asked for: misses the target by a factor of 15"),
         (result(10.0, target=RATE), "1 × the reference: reaches the aim of 0.995"),
@@ -46,7 +47,7 @@ def test_the_verdict_in_words(figure, words):
     assert figure.as_dict()["words"] == words
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.4234, "0.423"), (999.4, "999"), (4003.0, "4,003"), (12.0, "12")])
+@pytest.mark.parametrize(("value", "text"), [(0.4234, "0.423"), (999.4, "999"), (1.0062, "1.006"), (4003.0, "4,003"), (12.0, "12")])
 def test_numbers_for_people(value, text):
     assert number(value) == text
 

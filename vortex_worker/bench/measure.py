@@ -79,7 +79,7 @@ class Result:
         if verdict == "meets the target":
             return f"{found}, not yet the aim of {target.aim:g}"
         factor = target.must / value if target.higher_is_better else value / target.must
-        return f"{found} by a factor of {factor:.2g}"
+        return f"{found} by " + (f"a factor of {factor:.2g}" if factor >= 1.1 else f"{(factor - 1) * 100:.2g} %")
 
     def as_dict(self) -> dict[str, object]:
         return {
@@ -98,8 +98,8 @@ class Result:
 
 
 def number(value: float) -> str:
-    """Three digits, never an exponent of the sizes that occur."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    """Three digits, and a fourth just above 1, where ratios are told apart; no exponent of the sizes that occur."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{4 if 1 <= abs(value) < 1.1 else 3}g}"
 
 
 def median(samples: Sequence[float]) -> float:
