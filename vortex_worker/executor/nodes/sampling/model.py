@@ -262,7 +262,8 @@ class DiffusionModel:
             x: [B, …], times the level's scale. cond: [B, …], whatever the network takes. extras: [B, …], likewise.
         """
         times = torch.full((len(x),), level.time, dtype=torch.float32, device=x.device)
-        return self.network(x, times, cond, **extras).to(x.dtype)
+        output = self.network(x, times, cond, **extras)
+        return output if output.dtype is x.dtype else output.to(x.dtype)  # asking first is the cheaper
 
     def denoise(self, x: Tensor, sigma: float, cond: Tensor, **extras: Tensor) -> Tensor:
         """The estimate of the data, of the dtype of ``x``.

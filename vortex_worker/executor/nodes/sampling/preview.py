@@ -19,7 +19,7 @@ def preview_of(latent: Tensor) -> Tensor:
         sample = sample[:, None]
     while sample.dim() > 3:
         sample = sample[:, 0]
-    channels = sample[[0, min(1, len(sample) - 1), min(2, len(sample) - 1)]]
-    mean, spread = channels.mean(), channels.std().clamp_min(1e-6)
-    grey = ((channels - mean) / (2 * _SPREADS * spread) + 0.5).mul_(255).clamp_(0, 255)
+    channels = sample[:3] if len(sample) >= 3 else sample[[0, -1, -1]]
+    spread, mean = torch.std_mean(channels)
+    grey = (channels - mean).mul_(127.5 / _SPREADS / spread.clamp_min_(1e-6)).add_(127.5).clamp_(0, 255)
     return grey.to(torch.uint8).permute(1, 2, 0).contiguous().cpu()
