@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from vortex_worker._core import process
 from vortex_worker.config import WorkerConfig
 from vortex_worker.defaults import ZYGOTE_MESSAGE
+from vortex_worker.device import cpu
 from vortex_worker.errors import ConfigError
 from vortex_worker.sandbox.stages import Programs, programs, remember_programs, visible
 
@@ -175,7 +176,7 @@ def _config_of(order: Mapping[str, Any]) -> WorkerConfig:
 
 def _prepare() -> int:
     """Import and run what workers would else each import and run. Returns torch's number of threads."""
-    from vortex_worker.device import cpu, cuda, metal  # noqa: F401
+    from vortex_worker.device import cuda, metal  # noqa: F401
     from vortex_worker.executor.registry import Registry, installed
     from vortex_worker.ipc.capabilities import pack_ops
     from vortex_worker.main import JOB_MODULES
@@ -201,7 +202,6 @@ def _settle() -> Iterator[object]:
 
     The first workers keep the memory as it was, and don't share it with later ones: about 70 MB.
     """
-    from vortex_worker.device import cpu
     from vortex_worker.sandbox.preload import preload_plain
 
     for work in (*cpu.first_kernels(), _rehearse, *preload_plain()):
@@ -214,7 +214,6 @@ def _rehearse() -> None:
     """Run a job as a worker does, in memory of our own: its children find that code warm."""
     from vortex_worker._core.arena import Arena
     from vortex_worker._core.lease import LeaseAllocator
-    from vortex_worker.device import cpu
     from vortex_worker.engine import Engine
     from vortex_worker.executor.registry import Registry
     from vortex_worker.logging import Logger
@@ -237,10 +236,10 @@ def _become(birth: Birth) -> int:
     process.set_name(b"vw-worker")
     gc.enable()
     from vortex_worker import device
-    from vortex_worker.main import run
+    from vortex_worker.main import run as run_worker
 
     device.seed_anew()
-    return run(birth.config)
+    return run_worker(birth.config)
 
 
 def _hung_up(control: socket.socket) -> bool:
@@ -260,6 +259,7 @@ def main() -> int:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one descriptor a worker, however many there will be
     gc.disable()
+    cpu.keep_memory()  # before the imports: the heap grows by large steps then, and a page is taken once
     threads = _prepare()
     from vortex_worker._core.lockdown import thread_count
 
@@ -273,7 +273,12 @@ def main() -> int:
     return _become(birth)
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """``main`` as a program."""
     status = main()
     sys.stderr.flush()
     os._exit(status)
+
+
+if __name__ == "__main__":
+    run()

@@ -47,7 +47,9 @@ def test_the_verdict_in_words(figure, words):
     assert figure.as_dict()["words"] == words
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.4234, "0.423"), (999.4, "999"), (1.0062, "1.006"), (4003.0, "4,003"), (12.0, "12")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.4234, "0.423"), (999.4, "999"), (1.0062, "1.006"), (4003.0, "4,003"), (12.0, "12")]
+)
 def test_numbers_for_people(value, text):
     assert number(value) == text
 

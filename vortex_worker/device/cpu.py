@@ -18,8 +18,9 @@ _NO_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc")
 #: All that oneDNN's C++ interface says (dnnl.hpp), whatever the reason. What oneDNN can't do fails before, and in other
 #: words: "could not create a primitive descriptor for …".
 _NO_PRIMITIVE = ("could not create a primitive", "could not execute a primitive")
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # <malloc.h>
 _LARGE = 32 << 20  # 32 MiB, the most that glibc takes: from there on, an allocation has a mapping of its own
+_STEP = 4 << 20  # 4 MiB of addresses that the heap grows by
 _KEPT = 256 << 20  # 256 MiB of free memory that a worker keeps at most
 _limited = False  # whether this process has a memory limit
 
@@ -77,6 +78,7 @@ def keep_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE)  # else, as soon as the other is set, everything above 128 KiB has its own
         mallopt(_M_TRIM_THRESHOLD, _KEPT)
+        mallopt(_M_TOP_PAD, _STEP)
 
 
 def first_kernels() -> list[Callable[[], object]]:

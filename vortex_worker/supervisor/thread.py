@@ -16,7 +16,7 @@ class FabricThread:
 
     What a thread starts dies with it (PR_SET_PDEATHSIG of prctl(2) means the thread), so this one starts
     every process. The first is the zygote, which then imports for a second: what the supervisor itself
-    has yet to import, it imports meanwhile.
+    has yet to import, it imports meanwhile, and not before: whoever imports leaves the GIL to others every 5 ms.
     """
 
     def __init__(self, *, zygote: bool, diffusion: bool) -> None:
@@ -26,8 +26,10 @@ class FabricThread:
         self._first: Zygote | Exception | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._settled = threading.Event()
+        self._begun = threading.Event()
         self._thread = threading.Thread(target=self._run, name="vortex-fabric", daemon=True)
         self._thread.start()
+        self._begun.wait()
 
     def _run(self) -> None:
         if self._wanted:
@@ -35,6 +37,7 @@ class FabricThread:
                 self._first = Zygote(diffusion=self._diffusion)
             except Exception as error:
                 self._first = error
+        self._begun.set()
         self._settled.wait()
         try:
             if self._loop is not None:

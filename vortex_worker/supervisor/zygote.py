@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vortex_worker.sandbox.stages import Programs
 
 _MOST = 1 << 16
+_PROGRAM = "from vortex_worker import zygote; zygote.run()"  # as -m would, without what Python imports for that
 # What keeps libraries from starting threads when they are imported.
 _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",  # NumPy's BLAS; torch has its own
@@ -53,7 +54,7 @@ class Zygote:
         log_read, log_write = os.pipe2(os.O_CLOEXEC)
         try:
             self.popen = subprocess.Popen(
-                [sys.executable, "-P", "-m", "vortex_worker.zygote"],
+                [sys.executable, "-P", "-c", _PROGRAM],
                 stdin=subprocess.DEVNULL,
                 stdout=log_write,
                 stderr=log_write,

@@ -1,6 +1,7 @@
 """Starts a process of vortex-worker's with some layers of its sandbox off, to show that attacks then succeed.
 
-    python weakened.py LAYER,LAYER -P -m vortex_worker.zygote
+    python weakened.py LAYER,LAYER -P -c PROGRAM
+    python weakened.py LAYER,LAYER -P -m MODULE
 
 It stands in for the Python interpreter that the supervisor starts (``sys.executable``). The program that runs is the
 installed one; only what puts the layer in force is taken from it, and where the product itself can go without a layer
@@ -78,7 +79,10 @@ OFF = {
 if __name__ == "__main__":
     for layer in sys.argv[1].split(","):
         OFF[layer]()
-    assert sys.argv[2:4] == ["-P", "-m"], sys.argv
-    module = sys.argv[4]
-    sys.argv = [module]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    safely, how, program = sys.argv[2:]
+    assert (safely, how) in (("-P", "-c"), ("-P", "-m")), sys.argv
+    sys.argv = [program]
+    if how == "-c":
+        exec(program)
+    else:
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
