@@ -259,8 +259,8 @@ def main() -> int:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one descriptor a worker, however many there will be
     gc.disable()
-    cpu.keep_memory()  # before the imports: the heap grows by large steps then, and a page is taken once
-    threads = _prepare()
+    with cpu.growing():
+        threads = _prepare()
     from vortex_worker._core.lockdown import thread_count
 
     if thread_count() != 1:

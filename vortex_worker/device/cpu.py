@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ _NO_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc")
 _NO_PRIMITIVE = ("could not create a primitive", "could not execute a primitive")
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # <malloc.h>
 _LARGE = 32 << 20  # 32 MiB, the most that glibc takes: from there on, an allocation has a mapping of its own
-_STEP = 4 << 20  # 4 MiB of addresses that the heap grows by
+_STEP, _LARGE_STEP = 128 << 10, 4 << 20  # 128 KiB, glibc's own, and 4 MiB of addresses that the heap grows by
 _KEPT = 256 << 20  # 256 MiB of free memory that a worker keeps at most
 _limited = False  # whether this process has a memory limit
 
@@ -72,13 +73,24 @@ def keep_memory() -> None:
 
     It would else give buffers of some MB back to the kernel, and take new pages for each: thousands of faults a step.
     """
+    _mallopt(_M_MMAP_THRESHOLD, _LARGE)  # else, as soon as the other is set, everything above 128 KiB has its own
+    _mallopt(_M_TRIM_THRESHOLD, _KEPT)
+
+
+@contextlib.contextmanager
+def growing() -> Iterator[None]:
+    """Have the heap grow by large steps meanwhile, as imports make it grow. A limit of memory would count the last."""
+    _mallopt(_M_TOP_PAD, _LARGE_STEP)
+    yield
+    _mallopt(_M_TOP_PAD, _STEP)
+
+
+def _mallopt(parameter: int, value: int) -> None:
+    """mallopt(3), where the C library has it."""
     import ctypes
 
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGE)  # else, as soon as the other is set, everything above 128 KiB has its own
-        mallopt(_M_TRIM_THRESHOLD, _KEPT)
-        mallopt(_M_TOP_PAD, _STEP)
+    if call := getattr(ctypes.CDLL(None), "mallopt", None):
+        call(parameter, value)
 
 
 def first_kernels() -> list[Callable[[], object]]:
