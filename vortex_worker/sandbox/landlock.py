@@ -141,12 +141,10 @@ def _python() -> Iterator[str]:
 def _package() -> Iterator[str]:
     """This package's folders: one when installed; source and build folder in a development install."""
     package = __name__.partition(".")[0]
-    files = (getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if _within(name, package))
+    inner = package + "."
+    own = [module for name, module in list(sys.modules.items()) if name.startswith(inner) or name == package]
+    files = (getattr(module, "__file__", None) for module in own)
     yield from {os.path.dirname(file): None for file in files if file}
-
-
-def _within(name: str, package: str) -> bool:
-    return name == package or name.startswith(package + ".")
 
 
 def _configured(path: str) -> str:
