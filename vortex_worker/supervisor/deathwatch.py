@@ -25,8 +25,9 @@ class DeathWatch:
     """
 
     def __init__(self, dead: Callable[[WorkerLink], object]) -> None:
-        """``dead`` is called in the watch's own thread, once for a worker."""
+        """``dead`` is called in the watch's own thread, once for a worker; it may take its time."""
         self._dead = dead
+        self._acting = threading.Lock()  # while it does
         self._lock = threading.Lock()
         self._watched: dict[WorkerLink, int] = {}  # and what its word should be
         self._closing = False
@@ -46,11 +47,14 @@ class DeathWatch:
         self._bell.ring()
 
     def remove(self, link: WorkerLink) -> None:
-        """Before its slot is used for another."""
+        """Before its slot is used for another. ``dead`` is not being called for it afterwards."""
         with self._lock:
-            if self._watched.pop(link, None) is None:
-                return
-        self._bell.ring()
+            watched = self._watched.pop(link, None) is not None
+        if watched:
+            self._bell.ring()
+        else:
+            with self._acting:
+                pass
 
     def close(self) -> None:
         """End the thread. To be called before the arena closes."""
@@ -69,9 +73,10 @@ class DeathWatch:
                 by_slot = {link.slot: link for link in self._watched}
                 watched = [(link.slot, word) for link, word in self._watched.items()]
             changed = self._bell.wait(rung, watched)
-            with self._lock:
-                gone = [by_slot[slot] for slot in changed if self._watched.pop(by_slot[slot], None) is not None]
-            for link in gone:
-                # 0: the lock was given back, as at an orderly end. If that is no such end, the pidfd will tell.
-                if deathwatch.word(link.slot):
-                    self._dead(link)
+            with self._acting:
+                with self._lock:
+                    gone = [by_slot[slot] for slot in changed if self._watched.pop(by_slot[slot], None) is not None]
+                for link in gone:
+                    # 0: the lock was given back, as at an orderly end. If that is no such end, the pidfd will tell.
+                    if deathwatch.word(link.slot):
+                        self._dead(link)

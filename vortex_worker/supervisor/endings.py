@@ -7,6 +7,7 @@ given to others.
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from vortex_worker.errors import FabricClosed
@@ -32,7 +33,7 @@ class Endings:
         """``grace``: seconds that a worker which is let go has to end by itself."""
         self._crew = crew
         self._grace = grace
-        self._deathwatch = DeathWatch(lambda link: crew.call(self.on_sign_of_death, link))
+        self._deathwatch = DeathWatch(self.on_sign_of_death)
 
     # ------------------------------------------------------------ on purpose
 
@@ -88,19 +89,21 @@ class Endings:
         """Notice the first sign of the death of a worker that is ready."""
         self._deathwatch.add(link)
 
-    def on_sign_of_death(self, link: WorkerLink, looks: int = 0) -> None:
-        """Its heartbeat thread has died, or another worker, which can write its slot, wants us to think so.
+    def on_sign_of_death(self, link: WorkerLink) -> None:
+        """In the watch's thread. A heartbeat thread has died, or another worker, which can write its slot, wants us to
+        think so.
 
         Its job is tried again at once, where how it died can't matter. All that was its own, it keeps until
-        ``on_exit``.
+        ``on_exit``, which waits for this.
         """
-        if not link.alive or link.dying:
-            return  # on_exit is on its way, and knows more
-        if not link.process.exiting():  # the kernel's word: other threads end some microseconds later
-            if looks < _LOOKS:
-                self._crew.loop.call_later(_LOOK, self.on_sign_of_death, link, looks + 1)
-            else:
-                log.warning("worker %s lives: its sign of life was tampered with", link.worker_id)
+        for _ in range(_LOOKS):
+            if not link.alive or link.dying:
+                return  # on_exit is on its way, and knows more
+            if link.process.exiting():
+                break
+            time.sleep(_LOOK)  # the kernel's word: other threads end some microseconds later
+        else:
+            log.warning("worker %s lives: its sign of life was tampered with", link.worker_id)
             return
         self.kill(link)
         self._crew.inbox.last_words(link)
@@ -117,9 +120,9 @@ class Endings:
         if not link.ended:
             link.ended = True
             loop.remove_reader(link.process.pidfd)
-            self._deathwatch.remove(link)
             if nursery is not None and not nursery.knows_end(link):
                 return  # the zygote is about to say how it ended, and then calls this again
+        self._deathwatch.remove(link)
         self._crew.inbox.remove(link)
         for fd in (link.process.log_fd, link.listener.fd if link.listener else -1):
             if fd >= 0:

@@ -178,9 +178,9 @@ class Scene:
                 put(WorkerProcess, "stopped", lambda process: True)
                 look_closer = Endings.on_sign_of_death
 
-                def believe(endings: Endings, link: WorkerLink, looks: int = 0) -> None:
+                def believe(endings: Endings, link: WorkerLink) -> None:
                     link.process.exiting = lambda: True  # type: ignore[method-assign]
-                    look_closer(endings, link, looks)
+                    look_closer(endings, link)
 
                 put(Endings, "on_sign_of_death", believe)
             yield
