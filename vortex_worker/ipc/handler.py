@@ -143,7 +143,13 @@ class Handler:
             self._rests = True
             self._runner.rest()
             body = self._socket.recv()
-        return None if body is None else protocol.read(body)
+        if body is None:
+            return None
+        if self._socket.buffered:  # more came with it, of which something may concern it
+            self._waiting.append(protocol.read(body))
+            self._take_in()
+            return self._waiting.popleft()
+        return protocol.read(body)
 
     def _handle(self, message: protocol.Message) -> bool:
         """Act on one message. False: this was the last."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("vortex_worker")
 
 _LAST_WORDS = 0.05  # s that a worker has to say where its denied call came from
+_LOOK, _LOOKS = 0.0005, 400  # s between looks at whether a worker's results have been heard, and how often
 _REFUSALS = 3  # calls in a row that are answered for that, of one thread
 
 
@@ -36,9 +37,20 @@ class Denials:
         """The kernel holds back a call of this worker, which dies of it."""
         assert link.listener is not None
         denial = link.listener.receive()
-        if denial is None:
-            if not link.process.runs():
-                self._crew.loop.remove_reader(link.listener.fd)  # it hung up, and on_exit follows
+        if denial is not None:
+            self._act(link, denial)
+        elif not link.process.runs():
+            self._crew.loop.remove_reader(link.listener.fd)  # it hung up, and on_exit follows
+
+    def _act(self, link: WorkerLink, denial: Denial, looks: int = 0) -> None:
+        """The caller is held until then."""
+        assert link.listener is not None
+        if not link.alive:
+            return
+        if link.lags and looks < _LOOKS:
+            # It says that it has come to its next job: then we are about to hear the results of those before, which
+            # are not to blame, nor to be lost.
+            self._crew.loop.call_later(_LOOK, self._act, link, denial, looks + 1)
         elif self._learn(link, denial):
             link.listener.let_through(denial)
         elif link.denial is None:

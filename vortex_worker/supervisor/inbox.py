@@ -109,7 +109,7 @@ class Inbox:
                 self._epoll.modify(fd, _ONCE)
 
     def attend(self, link: WorkerLink, job: Job, timeout: float | None) -> None:
-        """Read for ``job``, which ``link`` runs, until it ends or is run by another, or ``timeout`` s have passed.
+        """Read for ``job``, which ``link`` was given, until it ends or another has it, or ``timeout`` s have passed.
 
         May return earlier: somebody else reads it, or its worker died. Then the end of the job is to be waited for.
         """
@@ -119,10 +119,15 @@ class Inbox:
         handled = link.received
         until = None if timeout is None else time.monotonic() + timeout
         try:
-            while (task := link.task) is not None and task.job is job and not job.done():
+            while job._runner is link and not job.done():
                 message = link.wait(None if until is None else until - time.monotonic())
                 if message is None:
                     break
+                self._crew.handle(link, message)
+                handled += 1
+            while (
+                link.buffered and link.more and (message := link.wait(0)) is not None
+            ):  # of those behind it: here, nobody need be woken
                 self._crew.handle(link, message)
                 handled += 1
         except (JobError, LaunchError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,64 @@ class Intake:
         question: str = "",
     ) -> Job:
         """As ``Fabric.submit``. ``attended``: the caller will wait for the result at once."""
+        task = self._task(op_type, inputs, params, deadline, retries, priority, question)
+        job = task.job
+        try:
+            for observer in self.observers:
+                observer(job)
+            self._crew.jobs.submit(task, attended=attended, block=block, timeout=timeout)
+        except VortexError as error:
+            job._end(None, error)  # its observers alone know of it
+            raise
+        except BaseException as error:  # Ctrl-C: a worker may have got it, and nobody else knows of it
+            _give_up(job, error)
+            raise
+        return job
+
+    def submit_many(
+        self,
+        calls: Iterable[Sequence[Any]],
+        *,
+        deadline: float | None,
+        retries: int,
+        priority: int,
+        block: bool,
+        timeout: float | None,
+    ) -> list[Job]:
+        """As ``Fabric.submit_many``."""
+        tasks: list[Task] = []
+        for index, call in enumerate(calls):
+            try:
+                op_type, inputs, params = _parts(call)
+                tasks.append(self._task(op_type, inputs, params, deadline, retries, priority))
+            except VortexError as error:
+                error.message = f"call {index}: {error.message}"
+                raise
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"call {index}: {error}") from None
+        jobs = [task.job for task in tasks]
+        try:
+            for job in jobs:
+                for observer in self.observers:
+                    observer(job)
+            self._crew.jobs.submit_many(tasks, block=block, timeout=timeout)
+        except BaseException as error:
+            for job in jobs:
+                _give_up(job, error)
+            raise
+        return jobs
+
+    def _task(
+        self,
+        op_type: str,
+        inputs: Mapping[str, Any] | None,
+        params: Mapping[str, Any] | None,
+        deadline: float | None,
+        retries: int,
+        priority: int,
+        question: str = "",
+    ) -> Task:
+        """A call as a task: its values in shared memory, not queued yet."""
         if self._crew.forked_off:
             self._crew.check_open()
         tensors: list[tuple[TensorHandle, Any]] = []
@@ -76,16 +134,19 @@ class Intake:
         job = Job(self._crew.jobs.next_id(), op_type, self._crew.jobs.cancel, self._crew.jobs.attend)
         task = Task(job, work, monotonic_deadline(deadline), whole("priority", priority), whole("retries", retries))
         task.seconds = deadline or 0.0
-        try:
-            for observer in self.observers:
-                observer(job)
-            self._crew.jobs.submit(task, attended=attended, block=block, timeout=timeout)
-        except VortexError as error:
-            job._end(None, error)  # its observers alone know of it
-            raise
-        except BaseException as error:  # Ctrl-C: a worker may have got it, and nobody else knows of it
-            job.cancel()
-            if job.attempts == 0:  # an observer raised
-                job._end(None, FabricClosed(f"it was not submitted: {error!r}"))
-            raise
-        return job
+        return task
+
+
+def _parts(call: Sequence[Any]) -> tuple[Any, Any, Any]:
+    """``(op_type, inputs, params)``, of which the last may be missing."""
+    if isinstance(call, str) or not isinstance(call, Sequence) or not 1 <= len(call) <= 3:
+        raise TypeError(f"{call!r:.80}: it takes (op_type, inputs, params), as submit does")
+    op_type, inputs, params = (*call, None, None)[:3]
+    return op_type, inputs, params
+
+
+def _give_up(job: Job, error: BaseException) -> None:
+    """End a job of which nobody will know, whether it was queued or not."""
+    job.cancel()
+    if job.attempts == 0:
+        job._end(None, error if isinstance(error, VortexError) else FabricClosed(f"it was not submitted: {error!r}"))

@@ -8,7 +8,8 @@ returns goes to ``send`` once the lock is free.
 from __future__ import annotations
 
 import itertools
-from functools import partial
+import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from vortex_worker._core.slots import monotonic_ns
@@ -28,9 +29,10 @@ from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
 from vortex_worker.supervisor.bell import Bell
 from vortex_worker.supervisor.deadline import exceeded
+from vortex_worker.supervisor.flight import Flight
 from vortex_worker.supervisor.job import Job, JobState, Progress, Timings, in_callback, refuse_in_callback
-from vortex_worker.supervisor.objects import ObjectRef
 from vortex_worker.supervisor.outputs import Outputs, Stored
+from vortex_worker.supervisor.rebuild import Rebuilds
 from vortex_worker.supervisor.recovery import exhausted, explain_death
 from vortex_worker.supervisor.scheduler import Scheduler, missing
 from vortex_worker.supervisor.task import Task
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
     from vortex_worker.supervisor.link import WorkerLink
     from vortex_worker.supervisor.memory import Memory
 
-Started = list[tuple["WorkerLink", Task]]
+#: Workers that are to be sent what is unsent, and the tasks that they were given; None: no new one.
+Started = list[tuple["WorkerLink", Task | None]]
 
 
 class Jobs:
@@ -54,7 +57,9 @@ class Jobs:
         self._lock = crew.lock
         self._changed = crew.changed
         self._room = Bell(crew.lock)  # wakes one who waits to submit for each place, not all
-        self._scheduler = Scheduler()
+        self.flight = Flight(crew, grace)
+        self._scheduler = Scheduler(self.flight.has_room)
+        self._rebuilds = Rebuilds(crew, self)
         self._ids = itertools.count(1)
         self._tasks: dict[int, Task] = {}  # by job id
         self._draining = False
@@ -75,19 +80,39 @@ class Jobs:
             QueueFull: the queue is full, and stayed so for ``timeout`` s (at once unless ``block``).
         """
         with self._lock:
-            if not self._has_room():
-                may_wait = block and not in_callback()  # for it would wait for itself
-                if not self._room.wait_for(self._has_room, timeout if may_wait else 0):
-                    raise QueueFull(f"{self._limit} jobs wait already")
-            self._crew.check_open()
-            if self._draining:
-                raise FabricClosed("the fabric takes no more jobs: it is being drained")
+            self._make_sure_of_room(block, timeout)
             self._tasks[task.job.id] = task
             self._scheduler.add(task)
             started = self.assign()
         self.send(started, attended=task if attended else None)
         if task.deadline:
             self._crew.call(self._arm_deadline, task)
+
+    def submit_many(self, tasks: list[Task], *, block: bool, timeout: float | None) -> None:
+        """Queue tasks in their order, as many at a time as there is room for. Raises as ``submit``."""
+        until = None if timeout is None else time.monotonic() + timeout
+        left = deque(tasks)
+        while left:
+            with self._lock:
+                self._make_sure_of_room(block, None if until is None else until - time.monotonic())
+                some = [left.popleft() for _ in range(min(len(left), self._limit - len(self._scheduler)))]
+                for task in some:
+                    self._tasks[task.job.id] = task
+                    self._scheduler.add(task)
+                started = self.assign()
+            self.send(started)
+            for task in some if some[0].deadline else ():
+                self._crew.call(self._arm_deadline, task)
+
+    def _make_sure_of_room(self, block: bool, timeout: float | None) -> None:
+        """Locked. Raises as ``submit``."""
+        if not self._has_room():
+            may_wait = block and not in_callback()  # for it would wait for itself
+            if not self._room.wait_for(self._has_room, timeout if may_wait else 0):
+                raise QueueFull(f"{self._limit} jobs wait already")
+        self._crew.check_open()
+        if self._draining:
+            raise FabricClosed("the fabric takes no more jobs: it is being drained")
 
     def _has_room(self) -> bool:
         return len(self._scheduler) < self._limit or self._crew.over
@@ -103,8 +128,7 @@ class Jobs:
                 return
             link = self.runner_of(task)
             if link is None:
-                self._scheduler.remove(task)
-                self.finish(task, error=Cancelled("cancelled before it ran"))
+                self._withdraw(task, Cancelled("cancelled before it ran"))
                 return
         self._crew.inbox.watch(link)  # who was to read its answer may be gone
         self._crew.send_or_lose(link, job_cancel=pb.JobCancel(job_id=job.id))
@@ -147,15 +171,15 @@ class Jobs:
                 continue
             lost = missing(task.work.refs, link)
             if lost:
-                self._rebuild(task, lost, link)
+                self._rebuilds.begin(task, lost, link)
                 continue
-            link.task = task
-            job = task.job
-            job.attempts += 1
-            job.worker = link.worker_id
-            job._runner = link
-            job.state = JobState.RUNNING
-            task.begun = now = now or monotonic_ns()
+            task.job._runner = link
+            link.unsent.append(task)
+            if link.task is None:
+                now = now or monotonic_ns()
+                self.flight.begin(link, task, now)
+            else:
+                self.flight.put(link, task)
             started.append((link, task))
         if started:
             self._changed.ring()
@@ -170,11 +194,10 @@ class Jobs:
         """Tell the workers of the tasks that they were given, and have the answers read, but of ``attended``."""
         for link, task in started:
             try:
-                link.submit(task)
-                if task is not attended:
+                while unfit := link.flush():
+                    self._reject(link, *unfit)
+                if task is not attended and task is link.task:  # one behind others is heard when they are
                     self._crew.inbox.watch(link)
-            except (TypeError, ValueError) as error:
-                self._reject(link, task, ValidationError(f"{task.work.op_type}: {error}"))
             except OSError as error:
                 self._crew.call(self._crew.endings.give_up, link, f"it does not read its socket: {error}")
 
@@ -183,32 +206,50 @@ class Jobs:
         self._tasks[task.job.id] = task
         self._scheduler.add(task, first=True)
 
-    def _reject(self, link: WorkerLink, task: Task, error: VortexError) -> None:
+    def _reject(self, link: WorkerLink, task: Task, why: Exception) -> None:
         """A task that can't be sent at all: its worker is free for the next."""
         with self._lock:
-            link.task = None
+            if not self.flight.strike(link, task):
+                pass
+            elif missing(task.work.refs, link):  # lost since it was chosen
+                self.requeue([task])
+            else:
+                self.finish(task, error=ValidationError(f"{task.work.op_type}: {why}"))
             self._scheduler.free(link)
-            self.finish(task, error=error)
             started = self.assign()
         self.send(started)
 
     def runner_of(self, task: Task) -> WorkerLink | None:
         """Locked. The worker that runs it; None: it waits, or has ended."""
-        return next((link for link in self._crew.links() if link.task is task), None)
+        link = task.job._runner
+        return link if link is not None and link.task is task else None
+
+    def _withdraw(self, task: Task, error: VortexError) -> None:
+        """Locked. End a task that no worker runs."""
+        link = task.job._runner
+        if link is None:
+            self._scheduler.remove(task)
+        elif not task.job.done():
+            self.flight.pass_over(link, task)
+        self.finish(task, error=error)
 
     def finish(self, task: Task, outputs: Outputs | None = None, error: VortexError | None = None) -> None:
         """Locked. End a job, unless it has ended."""
-        if self._tasks.pop(task.job.id, None) is not None:
+        if self._tasks.get(task.job.id) is task:  # else it has, or is what was left behind of one that was taken back
+            del self._tasks[task.job.id]
             task.job._end(outputs, error)
             if task.timer is not None:
                 self._crew.call(task.timer.cancel)  # it would hold the job's outputs until the deadline
             self._changed.ring()
             self._tell_of_room()  # one that was queued leaves some behind it
 
-    def _requeue(self, task: Task) -> None:
-        task.job.state = JobState.QUEUED
-        task.job._runner = None
-        self._scheduler.add(task, first=True)
+    def requeue(self, tasks: list[Task]) -> None:
+        """Locked. Have tasks that were given to a worker wait again, before others, in their order."""
+        for task in reversed(tasks):
+            if not task.job.done():
+                task.job.state = JobState.QUEUED
+                task.job._runner = None
+                self._scheduler.add(task, first=True)
 
     # ------------------------------------------------- what a worker answers
 
@@ -247,8 +288,10 @@ class Jobs:
                     raise
             if isinstance(error, DeadlineExceeded) and 0 < task.deadline <= monotonic_ns():
                 error = exceeded(task)  # the worker knows less of it
-            link.task = None
-            self._scheduler.free(link)
+            if error is None and self._scheduler:
+                self.flight.learn(task.work.op_type, sum(message.timings))
+            if self.flight.advance(link):
+                self._scheduler.free(link)
             link.jobs_done += 1
             if link.retiring:
                 self._crew.call(self._crew.endings.dismiss, link)
@@ -261,43 +304,12 @@ class Jobs:
                         link.preloaded.pop(ref.lineage, None)
                     if ref.home is link:
                         ref.lose()
-                self._requeue(task)
+                self.requeue([task])
             else:
                 self.finish(task, outputs, error)
             started = self.assign()
-        self.send(started)
-
-    # -------------------------------------------- objects that must be made again
-
-    def _rebuild(self, task: Task, lost: list[ObjectRef], link: WorkerLink) -> None:
-        """Locked. Make lost objects again in ``link``, then run ``task`` there."""
-        hopeless = [ref for ref in lost if ref.lineage is None]
-        if hopeless:
-            self.finish(task, error=ObjectLost(f"{hopeless[0]!r} is gone, and how it was made is not known"))
-            return
-        batch = Rebuild(task, len(lost))
-        for ref in lost:
-            assert ref.lineage is not None
-            rebuild = Task(Job(self.next_id(), ref.lineage.op_type, self.cancel, self.attend), ref.lineage, pinned=link)
-            self.pin(rebuild)
-            rebuild.job.add_done_callback(partial(self._rebuilt, batch, ref))
-
-    def _rebuilt(self, batch: Rebuild, ref: ObjectRef, job: Job) -> None:
-        """One object was made again, or could not be: the last one lets its task go on."""
-        with self._lock:
-            task = batch.task
-            if batch.failed or task.job.done():
-                return
-            error = batch.settle(ref, job)
-            if isinstance(error, WorkerLost) and task.retries > 0:
-                task.retries -= 1
-            elif error is not None:
-                self.finish(task, error=ObjectLost(f"{ref!r} is gone and could not be made again: {error}"))
-                return
-            elif batch.left:
-                return
-            self._scheduler.add(task, first=True)
-            started = self.assign()
+            if link.unsent:
+                started.append((link, None))
         self.send(started)
 
     # ------------------------------------------------------ a worker's death
@@ -312,22 +324,24 @@ class Jobs:
         if task is not None and (task.retries == 0 or task.ending or link.slot.snapshot().fault_address):
             return False
         link.lost = True
+        self.requeue(self.flight.take_all(link))
         if task is not None:
             link.task, link.retried = None, task
             task.retries -= 1
-            self._requeue(task)
+            self.requeue([task])
         self._place_anew(link)
         return True
 
     def bury(self, link: WorkerLink, status: int | None) -> None:
         """Locked. A worker is dead, and how is known: end its job, or try it again."""
         link.lost = True  # before its slot, which explains how it died, is cleared
+        self.requeue(self.flight.take_all(link))
         task, link.task = link.task, None
         if task is not None:
             error, retry = explain_death(task, link, status)
-            if retry and task.retries > 0 and not self._crew.closing:
+            if retry and task.retries > 0 and not (self._crew.closing or task.job.done()):
                 task.retries -= 1
-                self._requeue(task)
+                self.requeue([task])
             else:
                 self.finish(task, error=exhausted(error, task))
         retried, link.retried = link.retried, None
@@ -341,8 +355,7 @@ class Jobs:
             return
         link = self.runner_of(task)
         if link is None:
-            self._scheduler.remove(task)
-            self.finish(task, error=error)
+            self._withdraw(task, error)
         else:
             task.ending = error
             self._crew.endings.kill(link)
@@ -385,8 +398,7 @@ class Jobs:
                 return
             error = exceeded(task)
             if self.runner_of(task) is None:
-                self._scheduler.remove(task)
-                self.finish(task, error=error)
+                self._withdraw(task, error)
                 return
         # The node looks at the deadline itself, at its progress reports; one that makes none is killed.
         self._crew.loop.call_later(self._grace, self._end_by_force, task, error)
@@ -397,29 +409,3 @@ class Jobs:
             if link is not None and not task.job.done():
                 task.ending = error
                 self._crew.endings.kill(link)
-
-
-class Rebuild:
-    """The lost objects that one task waits for."""
-
-    def __init__(self, task: Task, left: int) -> None:
-        self.task = task
-        self.left = left
-        self.failed = False
-
-    def settle(self, ref: ObjectRef, job: Job) -> VortexError | None:
-        """``job`` made ``ref`` again, or failed to: the error, if so."""
-        error = job.exception()
-        if error is None and job._outputs is not None:
-            try:
-                again = job._outputs.at(ref.path)
-            except JobError as other:
-                error = other
-            else:
-                if isinstance(again, ObjectRef) and again.type == ref.type:
-                    ref.move(again)
-                else:
-                    error = ObjectLost(f"{job.op_type} gave no {ref.type} at {ref.path} this time")
-        self.left -= 1
-        self.failed = error is not None
-        return error

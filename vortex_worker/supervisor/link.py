@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _SEND_TIMEOUT = 2.0  # s; a worker that doesn't read for so long is broken
 _RELEASES = 128  # of each kind in one frame: so that the smallest limit takes it, and it is sent whole or not at all
+_SMALL = 4096  # bytes of a frame that is sent to a worker which runs a job: the kernel takes it whole, or not at all
 _UNREAD = 1 << 16  # releases that may wait for a worker to read
 _MAX_HANDSHAKE = 4 << 20  # bytes: parsed, a message can take 50 times the room
 _FILTERS = 2  # bootstrap and execute; beside a listener also the seal
@@ -72,6 +73,11 @@ class WorkerLink:
         self.stage = Stage.LAUNCHED
         self.started = time.monotonic()
         self.task: Task | None = None
+        self.ahead: deque[Task] = deque()  # to be run after that, in order; see flight.py
+        self.load = 0  # ns that those are expected to take
+        self.unsent: deque[Task | int] = deque()  # jobs, and numbers of jobs ahead that are cancelled, in order
+        self._large: Task | int | None = None  # what of it was found too large to go before its turn
+        self.guarded = False  # it is looked at soon, whether those ahead must be taken back
         self.retried: Task | None = None  # the job it had when it was taken for dead, which runs elsewhere
         self.verdict: Verdict | None = None
         self.report = pb.SandboxReport()
@@ -136,6 +142,12 @@ class WorkerLink:
         """Whether it can take any job."""
         return self._active and self.free
 
+    @property
+    def lags(self) -> bool:
+        """Whether it has begun with a job ahead, by its own word, and the result before that was not heard yet."""
+        task = self.task
+        return task is not None and bool(self.ahead) and self.slot.job_id not in (0, task.job.id)
+
     def fileno(self) -> int:
         return self._socket.fileno()
 
@@ -151,20 +163,46 @@ class WorkerLink:
             self._send_releases(_SEND_TIMEOUT)
             self._send(self._encoder.encode(**body))
 
-    def submit(self, task: Task) -> None:
-        """Send a job; releases that have come up go first.
+    def flush(self) -> tuple[Task, Exception] | None:
+        """Send what is ``unsent``; releases that have come up go first.
+
+        While the worker runs a job, it may not read for long: then only what is small goes, if its socket has room, and
+        the rest when it has come to it.
+
+        Returns:
+            a job that can't travel, and why; None: there is none. The rest is sent by the next call.
 
         Raises:
             OSError: the worker is gone, or not reading.
-            TypeError, ValueError: a value that can't travel, or more than a frame may hold.
         """
         with self._send_lock:
-            frame = task.work.message(self._encoder, task.job.id, task.deadline, self)
-            self._send_releases(_SEND_TIMEOUT)
-            try:
-                self._send(frame)
-            except ValueError as error:
-                raise ValueError(f"{error}; give large data as tensors") from None
+            unsent = self.unsent  # another takes its place when the worker is dead
+            while unsent:
+                task, running = unsent[0], self.task
+                due = running is not None and not isinstance(task, int) and running.job.id == task.job.id
+                if not due and task is self._large:
+                    break
+                try:
+                    if isinstance(task, int):
+                        frame = self._encoder.encode(job_cancel=pb.JobCancel(job_id=task))
+                    else:
+                        frame = task.work.message(self._encoder, task.job.id, task.deadline, self)
+                except (TypeError, ValueError) as error:
+                    return unsent.popleft(), error  # type: ignore[return-value] # a number can always be encoded
+                if len(frame) > _SMALL and not due:
+                    self._large = task
+                    break
+                try:
+                    self._send_releases(_SEND_TIMEOUT if due else 0)
+                    self._send(frame, _SEND_TIMEOUT if due else 0)
+                except TimeoutError:
+                    if due:
+                        raise
+                    break
+                except ValueError as error:
+                    return unsent.popleft(), ValueError(f"{error}; give large data as tensors")  # type: ignore[return-value]
+                unsent.popleft()
+            return None
 
     def flush_releases(self) -> None:
         """Tell the worker what is no longer needed, if there is any. Never waits: what it has no room for goes later.
@@ -230,6 +268,11 @@ class WorkerLink:
     def received(self) -> int:
         """Packets taken from the socket."""
         return self._socket.taken
+
+    @property
+    def more(self) -> bool:
+        """Whether a message has come that ``wait`` would give at once."""
+        return bool(self._socket.more)
 
     @property
     def buffered(self) -> bool:

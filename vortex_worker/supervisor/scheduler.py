@@ -1,7 +1,8 @@
 """Which job goes to which worker. Pure bookkeeping: no I/O, no threads, no clock.
 
 A job whose objects are in one worker waits for that worker; any other goes to the first that is
-idle. Both wait by priority, and then in the order they came. Choosing costs the logarithm of how many wait, and of
+idle. Both wait by priority, and then in the order they came. Where none is idle, workers that have room for a job
+beside the one they run get those that wait, in turn. Choosing costs the logarithm of how many wait, and of
 how many workers are idle: no list of either is gone through.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from vortex_worker.supervisor.objects import ObjectRef
@@ -26,7 +27,9 @@ _Entry = tuple[int, int, "Task"]
 class Scheduler:
     """The queue of one fabric: by priority, the highest first, and then in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: Callable[[WorkerLink, Task], bool] = lambda worker, task: False) -> None:
+        """``room(worker, task)``: whether a worker that runs a job may be given that task as well."""
+        self._room = room
         self._anywhere: list[_Entry] = []
         self._at_home: dict[WorkerLink, list[_Entry]] = {}
         self._waiting: dict[Task, int] = {}  # all of both, with the number of the entry that counts
@@ -34,6 +37,7 @@ class Scheduler:
         self._look: deque[WorkerLink] = deque()  # those for which something has changed
         self._idle: list[tuple[int, WorkerLink]] = []  # by index, which no two share; some are busy again
         self._resting: set[WorkerLink] = set()  # who is in it
+        self._busy: dict[WorkerLink, None] = {}  # those that may have room, in turn
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -60,7 +64,7 @@ class Scheduler:
             self._look.append(worker)
 
     def pair(self) -> tuple[WorkerLink, Task] | None:
-        """A worker that is free, and the next task for it; None: there are no two.
+        """A worker that is free, or has room, and the next task for it; None: there are no two.
 
         Whoever gets them makes the worker busy, or is given it again.
         """
@@ -72,24 +76,40 @@ class Scheduler:
             if worker.idle and worker not in self._resting:
                 self._resting.add(worker)
                 heapq.heappush(self._idle, (worker.index, worker))
+            else:
+                self._busy[worker] = None
         while self._idle and self._tidy(self._anywhere):
             worker = self._idle[0][1]
             if worker.idle and (task := self.take(worker)):
                 return worker, task
             heapq.heappop(self._idle)
             self._resting.discard(worker)
+            self._busy[worker] = None
+        while self._busy and self._waiting:
+            worker = next(iter(self._busy))
+            del self._busy[worker]
+            queue = self._queue(worker, anywhere=True)
+            if queue and self._room(worker, queue[0][2]):
+                self._busy[worker] = None  # behind the others
+                return worker, self._pop(queue)
         return None
 
     def take(self, worker: WorkerLink, *, anywhere: bool = True) -> Task | None:
         """The next task for a worker that is free; ``anywhere``: also of those that any worker could run."""
+        queue = self._queue(worker, anywhere)
+        return self._pop(queue) if queue else None
+
+    def _queue(self, worker: WorkerLink, anywhere: bool) -> list[_Entry] | None:
+        """Where the next task for a worker is the first; None: nowhere."""
         queue = self._at_home.get(worker)
         if not self._tidy(queue):
             queue = None
         # Of like priority, what can run nowhere else goes first.
         if anywhere and self._tidy(self._anywhere) and (not queue or self._anywhere[0][0] < queue[0][0]):
             queue = self._anywhere
-        if not queue:
-            return None
+        return queue
+
+    def _pop(self, queue: list[_Entry]) -> Task:
         _, _, task = heapq.heappop(queue)
         del self._waiting[task]
         return task
@@ -109,6 +129,7 @@ class Scheduler:
         evicted = [task for _, number, task in entries if self._waiting.get(task) == number]
         for task in evicted:
             del self._waiting[task]
+        self._busy.pop(worker, None)
         if worker in self._resting:
             self._resting.discard(worker)
             self._idle = [entry for entry in self._idle if entry[1] is not worker]

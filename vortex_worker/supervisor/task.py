@@ -127,8 +127,10 @@ class Task:
     timer: TimerHandle | None = None
     #: From when it was submitted to its deadline, s.
     seconds: float = 0.0
-    #: When it was given to a worker last, CLOCK_MONOTONIC ns.
+    #: When a worker that was given it began with it last, as far as it told, CLOCK_MONOTONIC ns.
     begun: int = 0
+    #: What it was expected to take when it was given ahead, ns.
+    expected: int = 0
 
 
 def _handles(value: Any) -> Iterator[TensorHandle]:
