@@ -275,6 +275,22 @@ def test_a_cancellation_of_a_job_that_waits_in_the_worker_is_seen():
         assert supervisor.result().error.code == "WK-007"
 
 
+def test_and_so_is_one_that_came_together_with_its_job():
+    with Supervisor().ready() as supervisor:
+        params = {"seconds": pb.Value(float64=3600)}
+        bodies = (
+            {"job_submit": pb.JobSubmit(job_id=1, op_type="Sleep", params={"seconds": pb.Value(float64=0)})},
+            {"job_submit": pb.JobSubmit(job_id=2, op_type="Sleep", params=params)},
+            {"job_cancel": pb.JobCancel(job_id=2)},
+        )
+        packets = [pb.ControlPacket(seq=9, **body).SerializeToString() for body in bodies]
+        supervisor.raw(b"".join(struct.pack("<I", len(packet)) + packet for packet in packets))
+        assert supervisor.result().outputs["tensor"].null
+        error = supervisor.result().error
+        assert error.code == "WK-007"
+        assert error.message == "cancelled before it ran"
+
+
 def handle(**fields):
     good = {"offset": LEASE[0] + LEASE[1], "nbytes": 64, "dtype": pb.F32, "shape": [16]}
     return {"tensor": pb.Value(tensor=pb.TensorHandle(**good | fields))}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("vortex_worker")
 
 _LAST_WORDS = 0.05  # s that a worker has to say where its denied call came from
-_LOOK, _LOOKS = 0.0005, 400  # s between looks at whether a worker's results have been heard, and how often
+_LOOK, _LOOKS = 0.001, 1000  # s between looks at whether a worker's results have been heard, and how often
 _REFUSALS = 3  # calls in a row that are answered for that, of one thread
 
 

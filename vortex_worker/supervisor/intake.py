@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from vortex_worker.errors import FabricClosed, VortexError
+from vortex_worker.errors import FabricClosed, JobError, VortexError
 from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
 from vortex_worker.supervisor.arguments import mapping, whole
@@ -81,7 +81,7 @@ class Intake:
             try:
                 op_type, inputs, params = _parts(call)
                 tasks.append(self._task(op_type, inputs, params, deadline, retries, priority))
-            except VortexError as error:
+            except JobError as error:
                 error.message = f"call {index}: {error.message}"
                 raise
             except (TypeError, ValueError) as error:

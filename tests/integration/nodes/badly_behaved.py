@@ -286,6 +286,12 @@ class Hostile(AbstractExecutor):
                 packet(job_result=pb.JobResult(job_id=job_id + 1))
             case "a result too many":
                 packet(job_result=pb.JobResult(job_id=job_id, outputs={"tensor": pb.Value(boolean=True)}))
+            case "its result twice":
+                for _ in range(2):
+                    packet(job_result=pb.JobResult(job_id=job_id, outputs={"tensor": pb.Value(boolean=True)}))
+            case "the next one's result, too":
+                for number in (job_id, job_id + 1):
+                    packet(job_result=pb.JobResult(job_id=number, outputs={"tensor": pb.Value(int64=-number)}))
             case "another job's progress":
                 packet(job_progress=pb.JobProgress(job_id=job_id + 1, step=1, total=2))
             case "a handshake":

@@ -1,0 +1,335 @@
+"""Jobs that a worker has beside the one it runs: in order, each once, and none of what happens to that one is theirs."""
+
+import collections
+import os
+import signal
+import threading
+
+import pytest
+import torch
+from conftest import SETTINGS, gone, started, until
+
+import vortex_worker as vw
+from vortex_worker.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FabricClosed,
+    QueueFull,
+    SandboxViolation,
+    ValidationError,
+    WorkerLost,
+)
+from vortex_worker.supervisor.job import JobState
+
+SHORT = ("Gate", "DeafGate", "Identity", "Die", "Hostile", "OpenBox", "Pid")
+
+
+def expect_short(fabric, patience=3600.0):
+    """As if such jobs had been short lately; and what is ahead is not taken back."""
+    for op_type in SHORT:
+        fabric._crew.jobs.flight.learn(op_type, 1000)
+    fabric._crew.jobs.flight.patience = patience
+    return fabric
+
+
+@pytest.fixture
+def one(single):
+    """A fabric of one worker, and another that stands by."""
+    return expect_short(single.wait_ready(60))
+
+
+def link_of(fabric):
+    return next(link for link in fabric._crew.links() if link.active and not link.dying)
+
+
+def held(fabric, op_type="Gate", **options):
+    """A job that keeps the worker until its gate is opened; and the gate."""
+    gate = fabric.tensor([0])
+    return started(fabric.submit(op_type, {"gate": gate}, **options)), gate
+
+
+def identities(fabric, numbers, **options):
+    return [fabric.submit("Identity", {"tensor": number}, **options) for number in numbers]
+
+
+def test_they_run_in_order_and_end_once(one):
+    first, gate = held(one)
+    ends = []
+    jobs = identities(one, range(30))
+    for job in jobs:
+        job.add_done_callback(ends.append)
+    link = link_of(one)
+    assert len(link.ahead) == 16
+    assert {job.state for job in jobs} == {JobState.QUEUED}
+    gate.fill_(1)
+    assert [job.result(60)["tensor"] for job in jobs] == list(range(30))
+    until(lambda: len(ends) == 30, "every end")
+    assert ends == jobs
+    assert {job.attempts for job in jobs} == {1}
+    assert first.exception() is None
+    assert (link.task, len(link.ahead), link.load) == (None, 0, 0)
+
+
+def test_who_waits_for_one_reads_those_before_it_too(one):
+    first, gate = held(one)
+    jobs = identities(one, range(5))
+    threading.Timer(0.05, gate.fill_, [1]).start()
+    assert jobs[-1].result(60)["tensor"] == 4
+    assert all(job.done() for job in (first, *jobs))
+
+
+def test_jobs_that_were_not_seen_to_be_short_are_not_given_ahead():
+    with vw.Fabric(1, **SETTINGS) as fabric:
+        _, gate = held(fabric.wait_ready(60))
+        identities(fabric, range(3))
+        assert not link_of(fabric).ahead
+        gate.fill_(1)
+
+
+def test_nor_are_those_that_may_run_once_only_and_questions(one):
+    _, gate = held(one)
+    once = one.submit("Identity", {"tensor": 1}, retries=0)
+    assert not link_of(one).ahead
+    gate.fill_(1)
+    assert once.result(60)["tensor"] == 1
+
+
+def test_short_jobs_are_found_out(fabric):
+    for _ in range(20):
+        jobs = fabric.submit_many([("Identity", {"tensor": number}) for number in range(200)])
+        assert [job.result(60)["tensor"] for job in jobs] == list(range(200))
+        if fabric._crew.jobs.flight.expects("Identity") < 1_000_000:
+            break
+    else:
+        raise AssertionError("200 no-op jobs took 1 ms each, 20 times")
+
+
+def test_a_higher_priority_overtakes_all_but_what_is_ahead(one):
+    _, gate = held(one)
+    ends = []
+    jobs = identities(one, range(20))
+    urgent = one.submit("Identity", {"tensor": 99}, priority=1)
+    for job in (*jobs, urgent):
+        job.add_done_callback(ends.append)
+    gate.fill_(1)
+    until(lambda: len(ends) == 21, "every end")
+    assert ends == [*jobs[:16], urgent, *jobs[16:]]
+
+
+# ---------------------------------------------------------------------------- death
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_death_is_that_of_the_job_that_ran(one, retries):
+    first, _ = held(one, retries=retries)
+    jobs = identities(one, range(5))
+
+    def has_them_all(link):
+        return link.alive and link.task is not None and link.task.job is first and len(link.ahead) == 5
+
+    for _ in range(1 + retries):
+        link = until(lambda: next(filter(has_them_all, one._crew.links()), None), "all of them in one worker")
+        os.kill(link.process.pid, signal.SIGKILL)
+        until(lambda link=link: not link.alive, "its burial")
+    assert [job.result(60)["tensor"] for job in jobs] == list(range(5))
+    assert {job.attempts for job in jobs} == {1}
+    assert isinstance(first.exception(60), WorkerLost)
+    assert first.attempts == 1 + retries
+
+
+def test_a_denied_call_of_the_next_is_not_blamed_on_the_one_whose_result_nobody_read_yet(one):
+    first, gate = held(one)
+    second = one.submit("Die", params={"how": "socket"})
+    third = one.submit("Identity", {"tensor": 3})
+    link = link_of(one)
+    assert [task.job for task in link.ahead] == [second, third]
+    with link.reading:
+        gate.fill_(1)
+        until(lambda: link.slot.job_id == second.id, "the second job")
+        until(lambda: link.lags or link.denial, "the denial")
+    one._crew.inbox.watch(link)
+    assert first.exception(60) is None
+    assert isinstance(second.exception(60), SandboxViolation)
+    assert third.result(60)["tensor"] == 3
+    assert third.attempts == 1
+
+
+def test_a_write_to_an_input_is_that_of_the_job_that_made_it(one):
+    first, gate = held(one)
+    second = one.submit("Die", params={"how": "segv"}, retries=1)
+    third = one.submit("Identity", {"tensor": 3})
+    gate.fill_(1)
+    assert isinstance(second.exception(60), WorkerLost)
+    assert first.exception(60) is None
+    assert third.result(60)["tensor"] == 3
+    assert (first.attempts, second.attempts, third.attempts) == (1, 2, 1)
+
+
+# ---------------------------------------------------------------------------- ends
+
+
+@pytest.mark.parametrize("op_type", ["Gate", "DeafGate"])
+def test_one_that_is_cancelled_ends_at_once_and_harms_nobody(one, op_type):
+    first, gate = held(one, op_type)
+    second, third = identities(one, range(2))
+    pid = link_of(one).process.pid
+    second.cancel()
+    assert isinstance(second.exception(0), Cancelled)
+    assert second.attempts == 0
+    gate.fill_(1)
+    assert third.result(60)["tensor"] == 1
+    assert first.exception(60) is None
+    assert link_of(one).process.pid == pid
+
+
+def test_one_that_is_overdue_ends_at_once_and_harms_nobody(one):
+    first, gate = held(one, "DeafGate")
+    second = one.submit("Identity", {"tensor": 2}, deadline=0.05)
+    third = one.submit("Identity", {"tensor": 3})
+    pid = link_of(one).process.pid
+    with pytest.raises(DeadlineExceeded, match="was waiting for a worker"):
+        second.result(60)
+    gate.fill_(1)
+    assert third.result(60)["tensor"] == 3
+    assert first.exception(60) is None
+    assert link_of(one).process.pid == pid
+
+
+def test_one_that_had_begun_when_it_was_cancelled_may_not_keep_its_worker(one):
+    first, gate = held(one)
+    shut = one.tensor([0])
+    second = one.submit("DeafGate", {"gate": shut})
+    third = one.submit("Identity", {"tensor": 3})
+    link = link_of(one)
+    with link.reading:
+        gate.fill_(1)
+        until(lambda: link.slot.job_id == second.id and link.slot.snapshot().total == 2, "the second job")
+        second.cancel()
+        assert second.done()
+    one._crew.inbox.watch(link)
+    assert first.exception(60) is None
+    assert third.result(60)["tensor"] == 3
+    assert third.attempts == 1
+    until(lambda: gone(link.process.pid) or not link.alive, "its end")
+
+
+def test_they_are_taken_back_when_the_first_is_long_after_all():
+    with vw.Fabric(2, **SETTINGS) as fabric:
+        expect_short(fabric.wait_ready(60), patience=0.01)
+        gates = [fabric.tensor([0]) for _ in range(2)]
+        calls = [("Gate", {"gate": gate}) for gate in gates]
+        calls += [("Identity", {"tensor": number}) for number in range(8)]
+        first, second, *jobs = fabric.submit_many(calls)
+        links = [link for link in fabric._crew.links() if link.active]
+        until(lambda: all(len(link.ahead) == 4 for link in links), "jobs ahead")
+        until(lambda: all(task.job.done() for link in links for task in link.ahead), "that they are taken back")
+        assert not any(job.done() for job in jobs)
+        gates[1].fill_(1)
+        assert [job.result(60)["tensor"] for job in jobs] == list(range(8))
+        assert {(job.attempts, job.worker) for job in jobs} == {(1, second.worker)}
+        assert not first.done()
+        gates[0].fill_(1)
+        assert first.exception(60) is None
+        until(lambda: not any(link.task for link in links), "the answers for those that were taken back")
+        assert {link.load for link in links} == {0}
+
+
+def test_closing_ends_them():
+    with vw.Fabric(1, **SETTINGS) as fabric:
+        expect_short(fabric.wait_ready(60))
+        held(fabric, "DeafGate")
+        jobs = identities(fabric, range(20))
+        fabric.close()
+        assert {type(job.exception(0)) for job in jobs} == {FabricClosed}
+
+
+def test_a_reload_lets_them_end(one):
+    first, gate = held(one)
+    jobs = identities(one, range(20))
+    threading.Timer(0.05, gate.fill_, [1]).start()
+    one.reload(60)
+    assert [job.result(60)["tensor"] for job in jobs] == list(range(20))
+    assert first.exception(60) is None
+
+
+def test_draining_waits_for_them():
+    with vw.Fabric(1, **SETTINGS) as fabric:
+        expect_short(fabric.wait_ready(60))
+        _, gate = held(fabric)
+        jobs = identities(fabric, range(20))
+        threading.Timer(0.05, gate.fill_, [1]).start()
+        fabric.drain(60)
+        assert [job.result(0)["tensor"] for job in jobs] == list(range(20))
+
+
+# ------------------------------------------------------------------------- what is sent
+
+
+def test_a_large_one_waits_for_its_turn_and_those_behind_it_too(one):
+    first, gate = held(one, "DeafGate")  # which reads nothing meanwhile
+    texts = ["a" * size for size in (10, 1 << 20, 10, 1 << 20, 10)]
+    jobs = [one.submit("Identity", {"tensor": text}) for text in texts]
+    link = link_of(one)
+    assert len(link.ahead) == 5
+    assert len(link.unsent) == 4
+    gate.fill_(1)
+    assert [job.result(60)["tensor"] for job in jobs] == texts
+    assert first.exception(60) is None
+    assert not link.unsent
+
+
+def test_one_that_can_t_be_sent_harms_nobody(one):
+    _, gate = held(one)
+    before = one.submit("Identity", {"tensor": 1})
+    large = one.submit("Identity", {"tensor": "a" * (17 << 20)})
+    behind = one.submit("Identity", {"tensor": 2})
+    gate.fill_(1)
+    with pytest.raises(ValidationError, match="give large data as tensors"):
+        large.result(60)
+    assert (before.result(60)["tensor"], behind.result(60)["tensor"]) == (1, 2)
+
+
+def test_their_tensors_are_released_while_the_worker_is_never_idle(one):
+    """Its lease has 64 MiB."""
+    one._crew.jobs.flight.learn("RandomTensor", 1000)
+    window = collections.deque()
+    for seed in range(60):  # 4 MiB each
+        window.append(one.submit("RandomTensor", params={"shape": [1 << 20], "seed": seed}))
+        if len(window) > 5:
+            assert window.popleft().result(60)["tensor"].shape == (1 << 20,)
+
+
+# ------------------------------------------------------------------------- hostile
+
+
+@pytest.mark.parametrize("how", ["another job's result", "another job's progress", "its result twice"])
+def test_a_worker_that_answers_out_of_turn_is_believed_nothing_more(one, how):
+    first, gate = held(one)
+    liar = one.submit("Hostile", params={"how": how}, retries=1)
+    jobs = identities(one, range(5))
+    pid = link_of(one).process.pid
+    assert liar.id + 1 == jobs[0].id  # it is the next one's result that it gives first
+    gate.fill_(1)
+    assert [job.result(60)["tensor"] for job in jobs] == list(range(5))
+    assert first.exception(60) is None
+    assert first.worker != jobs[-1].worker
+    until(lambda: gone(pid), "its end")
+    # A second result comes when the next job has its turn, which can't be told from its being to blame.
+    assert jobs[0].attempts == (2 if how == "its result twice" else 1)
+    assert {job.attempts for job in jobs[1:]} == {1}
+
+
+def test_one_that_answers_for_the_next_one_as_well_is_believed_once(one):
+    """What runs in a worker can lie about all that it is given from then on: that is no news. But each ends once."""
+    _, gate = held(one)
+    liar = one.submit("Hostile", params={"how": "the next one's result, too"}, retries=1)
+    victim, behind = identities(one, range(2), deadline=2)
+    ends = []
+    for job in (liar, victim, behind):
+        job.add_done_callback(ends.append)
+    gate.fill_(1)
+    assert liar.result(60)["tensor"] == -liar.id
+    assert victim.result(60)["tensor"] == -victim.id
+    assert isinstance(behind.exception(60), DeadlineExceeded)  # it sleeps
+    assert one.run("Identity", {"tensor": 5})["tensor"] == 5
+    assert ends == [liar, victim, behind]
