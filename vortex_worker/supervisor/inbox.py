@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _ONCE = select.EPOLLIN | select.EPOLLONESHOT
 _BURST = 64  # messages of one worker that are taken before others get their turn
+_GLANCE = 0.005  # s between looks at whether a job that is not next is still to be waited for here
 _HANDOVER = 1.0  # s that a caller has to leave a worker that has died
 
 
@@ -120,14 +121,18 @@ class Inbox:
         until = None if timeout is None else time.monotonic() + timeout
         try:
             while job._runner is link and not job.done():
-                message = link.wait(None if until is None else until - time.monotonic())
+                try:
+                    message = link.wait(_patience(link, job, until))
+                except TimeoutError:
+                    if until is not None and time.monotonic() >= until:
+                        break
+                    continue
                 if message is None:
                     break
                 self._crew.handle(link, message)
                 handled += 1
-            while (
-                link.buffered and link.more and (message := link.wait(0)) is not None
-            ):  # of those behind it: here, nobody need be woken
+            # Of those behind it: what is here needs nobody else to be woken.
+            while link.buffered and link.more and (message := link.wait(0)) is not None:
                 self._crew.handle(link, message)
                 handled += 1
         except (JobError, LaunchError) as error:
@@ -147,3 +152,12 @@ class Inbox:
                 self._crew.call(self._read, link)  # nothing more may come, and so no event
             elif link.task is not None:
                 self.watch(link)
+
+
+def _patience(link: WorkerLink, job: Job, until: float | None) -> float | None:
+    """Seconds to wait for what ``link`` says next."""
+    left = None if until is None else until - time.monotonic()
+    task = link.task
+    if task is not None and task.job is job:
+        return left
+    return _GLANCE if left is None else min(left, _GLANCE)  # it may be ended, or taken back, which wakes nobody
