@@ -42,6 +42,20 @@ class Life(RuleBasedStateMachine):
         )
         self.note(job, tensor * number)
 
+    @rule(numbers=st.lists(st.integers(-1000, 1000), max_size=30), retries=st.integers(0, 2), held=st.booleans())
+    def burst(self, numbers, retries, held):
+        """More than there are workers: some of them wait in one, behind another that may be long after all."""
+        tensor = torch.arange(8.0)
+        calls = [("Work", {"tensor": tensor}, {"number": number}) for number in numbers]
+        expected = [tensor * number for number in numbers]
+        if held:
+            gate = self.fabric.tensor([0.0])
+            self.gates.append(gate)
+            calls.insert(0, ("Wait", {"gate": gate}))
+            expected.insert(0, torch.ones(1))
+        for job, right in zip(self.fabric.submit_many(calls, retries=retries), expected, strict=True):
+            self.note(job, right)
+
     @rule(retries=st.integers(0, 2))
     def hold(self, retries):
         """A job that keeps its worker until the gate is opened."""

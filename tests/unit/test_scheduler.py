@@ -149,6 +149,52 @@ def test_a_worker_that_stands_by_is_given_only_what_belongs_to_it():
     assert scheduler.pair() is None
 
 
+def test_busy_workers_that_have_room_get_what_waits_in_turn_once_none_is_idle():
+    ahead = {}
+    scheduler = Scheduler(lambda worker, task: worker.busy and len(ahead[worker]) < 2)
+    workers = [Worker(n) for n in range(2)]
+    for worker in workers:
+        ahead[worker] = []
+        scheduler.free(worker)
+    tasks = [task(n) for n in range(7)]
+    for each in tasks:
+        scheduler.add(each)
+    given = []
+    while pair := scheduler.pair():
+        worker, job = pair
+        if worker.busy:
+            ahead[worker].append(job)
+        worker.busy = True
+        given.append(pair)
+    first, second = workers
+    assert given[:2] == [(first, tasks[0]), (second, tasks[1])]
+    assert [job for _, job in given] == tasks[:6]
+    assert {tuple(ahead[worker]) for worker in workers} == {(tasks[2], tasks[4]), (tasks[3], tasks[5])}
+    ahead[first].pop(0)
+    assert scheduler.pair() is None  # nobody said that it has room again
+    scheduler.free(first)
+    assert scheduler.pair() == (first, tasks[6])
+
+
+def test_nothing_that_waits_for_another_worker_is_given_to_one_that_has_room():
+    scheduler, here, there = Scheduler(lambda worker, task: True), Worker(0), Worker(1)
+    here.busy = there.busy = True
+    scheduler.free(here)
+    scheduler.add(task(1, [ObjectRef(there, 7, "MODEL")]))
+    assert scheduler.pair()[0] is there
+    assert scheduler.pair() is None
+
+
+def test_a_worker_that_died_is_given_nothing_ahead():
+    scheduler, dead = Scheduler(lambda worker, task: True), Worker()
+    dead.busy = True
+    scheduler.free(dead)
+    assert scheduler.pair() is None
+    scheduler.evict(dead)
+    scheduler.add(task(1))
+    assert scheduler.pair() is None
+
+
 def looks_per_job(workers, jobs=500):
     """How often a worker is looked at for each of ``jobs`` jobs, of which some wait for a worker of theirs."""
     scheduler, crew = Scheduler(), [Worker(n) for n in range(workers)]
@@ -245,20 +291,29 @@ TestScheduler = Model.TestCase
 class Life(RuleBasedStateMachine):
     """Tasks from their submission to their end, by the supervisor's rules, while workers die.
 
-    Of every task, at every moment: it waits, it runs at one worker, or it has ended; never two of these, and nobody
-    else's turn is taken. A worker's death retries what it ran, ends what was pinned to it, and places anew what
-    waited for its objects.
+    Of every task, at every moment: it waits, it runs at one worker, it is ahead in one that runs another, or it has
+    ended; never two of these, and nobody else's turn is taken. A worker's death retries what it ran, gives back what
+    was ahead in it as it was, ends what was pinned to it, and places anew what waited for its objects.
     """
+
+    MOST = 2  # ahead in one worker
 
     def __init__(self):
         super().__init__()
-        self.scheduler = Scheduler()
-        self.workers = [Worker(), Worker(), Worker()]
+        self.scheduler = Scheduler(self.has_room)
+        self.workers = [Worker(0), Worker(1), Worker(2)]
+        self.ahead = {worker: [] for worker in self.workers}
+        for worker in self.workers:
+            self.scheduler.free(worker)
+        self.told = set(self.workers)  # idle ones, of which the scheduler was told
         self.order = 0
         self.waiting = {}  # task: (-priority, can run elsewhere, order)
         self.running = {}  # worker: task
         self.ended = []
         self.submitted = 0
+
+    def has_room(self, worker, task):
+        return worker in self.running and len(self.ahead[worker]) < self.MOST and task.retries > 0
 
     def home(self, task):
         return task.pinned or home_of(task.work.refs)
@@ -287,17 +342,54 @@ class Life(RuleBasedStateMachine):
         worker = self.workers[index]
         if worker in self.running:
             return
-        mine = [one for one in self.waiting if self.home(one) in (None, worker)]
-        expected = min(mine, key=self.waiting.__getitem__, default=None)
+        expected = self.next_for(worker)
         assert self.scheduler.take(worker) is expected
         if expected is not None:
             del self.waiting[expected]
-            self.running[worker] = expected
+            self.run(worker, expected)
+
+    def next_for(self, worker):
+        mine = [one for one in self.waiting if self.home(one) in (None, worker)]
+        return min(mine, key=self.waiting.__getitem__, default=None)
+
+    def run(self, worker, one):
+        worker.busy = True
+        self.running[worker] = one
+
+    @rule()
+    def pair(self):
+        """Idle workers first; then those with room."""
+        while pair := self.scheduler.pair():
+            worker, got = pair
+            assert got is self.next_for(worker)
+            del self.waiting[got]
+            if worker in self.running:
+                assert self.has_room(worker, got)
+                assert not any(self.next_for(other) and other not in self.running for other in self.told)
+                self.ahead[worker].append(got)
+            else:
+                self.run(worker, got)
+        self.told = set()
 
     @rule(index=st.integers(0, 2))
     def finish(self, index):
-        if self.workers[index] in self.running:
-            self.ended.append(self.running.pop(self.workers[index]))
+        worker = self.workers[index]
+        if worker in self.running:
+            self.ended.append(self.running.pop(worker))
+            if self.ahead[worker]:
+                self.running[worker] = self.ahead[worker].pop(0)
+            else:
+                worker.busy = False
+                self.told = {*self.told, worker}
+            self.scheduler.free(worker)
+
+    @rule(index=st.integers(0, 2))
+    def take_back(self, index):
+        """What it runs is long after all."""
+        worker = self.workers[index]
+        for one in reversed(self.ahead[worker]):
+            self.put(one, first=True)
+        self.ahead[worker].clear()
 
     @rule(index=st.integers(0, 30))
     def cancel(self, index):
@@ -312,7 +404,12 @@ class Life(RuleBasedStateMachine):
         worker = self.workers[index]
         stranded = sorted((one for one in self.waiting if self.home(one) is worker), key=self.waiting.__getitem__)
         worker.lost = True
-        self.workers[index] = Worker()
+        self.workers[index] = Worker(index)
+        self.ahead[self.workers[index]] = []
+        self.told = {*self.told} - {worker}
+        self.scheduler.free(self.workers[index])
+        for one in reversed(self.ahead.pop(worker)):
+            self.put(one, first=True)
         ran = self.running.pop(worker, None)
         if ran is not None and ran.retries > 0 and ran.pinned is None:
             ran.retries -= 1
@@ -336,7 +433,9 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def every_task_is_in_one_place(self):
         assert len(self.scheduler) == len(self.waiting)
-        places = [*self.waiting, *self.running.values(), *self.ended]
+        ahead = [one for waiting in self.ahead.values() for one in waiting]
+        assert all(worker in self.running for worker, waiting in self.ahead.items() if waiting)
+        places = [*self.waiting, *self.running.values(), *ahead, *self.ended]
         assert len(places) == len(set(places)) == self.submitted
 
     def teardown(self):

@@ -22,6 +22,7 @@ KEYS: dict[str, Callable[[bool], Result]] = {
     "map.arrow": mapping.map_arrow,
     "job.roundtrip": jobs.job_roundtrip,
     "job.tensor64m": jobs.job_tensor64m,
+    "job.batch": jobs.job_batch,
     "job.doorbell": jobs.job_doorbell,
     "codec.encode": codec.codec_encode,
     "codec.decode": codec.codec_decode,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,40 @@ def job_roundtrip(quick: bool) -> Result:
     return Result(
         "no-op job, 4 KiB tensor in and out, API to API", "µs", median(samples) * 1e6, p99(samples) * 1e6,
         "C ping-pong on a Unix socket, two processes", (before + after) / 2 * 1e6, Target("ratio", 3.0, 1.4),
+    )  # fmt: skip
+
+
+def job_batch(quick: bool) -> Result:
+    """A thousand such jobs at once, beside one after the other."""
+    import torch
+
+    from vortex_worker.supervisor.fabric import Fabric
+
+    jobs, rounds = 1000, 5 if quick else 20
+    at_once: list[float] = []
+    each_submitted: list[float] = []
+    blocking: list[float] = []
+
+    def finish(begun: float, running: list[Any], into: list[float]) -> None:
+        shapes = {job.result(60)["tensor"].shape for job in running}
+        into.append((time.perf_counter() - begun) / jobs)
+        assert shapes == {(1024,)}
+
+    with Fabric(1) as fabric:
+        tensor = fabric.tensor(torch.arange(1024.0))
+        for turn in range(1 + rounds):
+            blocking += each(lambda: _identity(fabric, tensor), jobs)
+            finish(
+                time.perf_counter(), fabric.submit_many([("Identity", {"tensor": tensor})] * jobs), at_once
+            )  # fmt: skip
+            begun = time.perf_counter()
+            finish(begun, [fabric.submit("Identity", {"tensor": tensor}) for _ in range(jobs)], each_submitted)
+            if not turn:  # it warms up, and learns that these are short
+                del blocking[:], at_once[:], each_submitted[:]
+    return Result(
+        "no-op job of 1,000 submitted at once, through one worker", "µs", median(at_once) * 1e6, p99(at_once) * 1e6,
+        "one after the other, waiting for each", median(blocking) * 1e6, Target("ratio", 1.0, 0.7),
+        {"µs a job, submitted one by one": median(each_submitted) * 1e6},
     )  # fmt: skip
 
 

@@ -85,7 +85,8 @@ class Intake:
                 error.message = f"call {index}: {error.message}"
                 raise
             except (TypeError, ValueError) as error:
-                raise type(error)(f"call {index}: {error}") from None
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(f"call {index}: {error}") from error
         jobs = [task.job for task in tasks]
         try:
             for job in jobs:
