@@ -237,6 +237,22 @@ def test_they_are_taken_back_when_the_first_is_long_after_all():
         assert {link.load for link in links} == {0}
 
 
+def test_what_was_taken_back_is_not_given_to_that_worker_again_before_it_has_answered(one):
+    one._crew.jobs.flight.patience = 0.01
+    gate = one.tensor([0])
+    GATES.append(gate)
+    first, *jobs = one.submit_many([("Gate", {"gate": gate})] + [("Identity", {"tensor": n}) for n in range(8)])
+    link = link_of(one)
+    until(lambda: link.ahead and all(task.job.done() for task in link.ahead), "that they are taken back")
+    one._crew.jobs.flight.patience = 3600
+    more = one.submit("Identity", {"tensor": 8})
+    assert len(link.ahead) == len(one._crew.jobs._scheduler) - 1 == 8
+    gate.fill_(1)
+    assert [job.result(60)["tensor"] for job in (*jobs, more)] == list(range(9))
+    assert {job.attempts for job in (first, *jobs, more)} == {1}
+    assert (link.task, link.load) == (None, 0)
+
+
 def test_closing_ends_them():
     with vw.Fabric(1, **SETTINGS) as fabric:
         expect_short(fabric.wait_ready(60))

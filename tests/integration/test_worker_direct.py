@@ -291,6 +291,17 @@ def test_and_so_is_one_that_came_together_with_its_job():
         assert error.message == "cancelled before it ran"
 
 
+def test_a_cancellation_is_not_of_a_job_of_that_number_which_comes_after_it(worker):
+    """Found by the benchmark: a job that was taken back, and given to the same worker again, was cancelled."""
+    submit = {"job_submit": pb.JobSubmit(job_id=12, op_type="Identity", inputs={"tensor": pb.Value(int64=5)})}
+    worker.send(**submit)
+    assert worker.result().outputs["tensor"].int64 == 5
+    bodies = ({"job_cancel": pb.JobCancel(job_id=12)}, submit)
+    packets = [pb.ControlPacket(seq=9, **body).SerializeToString() for body in bodies]
+    worker.raw(b"".join(struct.pack("<I", len(packet)) + packet for packet in packets))
+    assert worker.result().outputs["tensor"].int64 == 5
+
+
 def handle(**fields):
     good = {"offset": LEASE[0] + LEASE[1], "nbytes": 64, "dtype": pb.F32, "shape": [16]}
     return {"tensor": pb.Value(tensor=pb.TensorHandle(**good | fields))}

@@ -6,10 +6,14 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vortex_worker.bench.measure import Result, Skipped, Target, each, median, p99
+
+if TYPE_CHECKING:
+    from vortex_worker.supervisor.job import Job
 
 
 def pingpong(count: int) -> float:
@@ -72,30 +76,31 @@ def job_batch(quick: bool) -> Result:
     from vortex_worker.supervisor.fabric import Fabric
 
     jobs, rounds = 1000, 5 if quick else 20
-    at_once: list[float] = []
-    each_submitted: list[float] = []
     blocking: list[float] = []
+    batched: list[float] = []
+    submitted: list[float] = []
 
-    def finish(begun: float, running: list[Any], into: list[float]) -> None:
-        shapes = {job.result(60)["tensor"].shape for job in running}
-        into.append((time.perf_counter() - begun) / jobs)
+    def timed(submit: Callable[[], list[Job]]) -> float:
+        begun = time.perf_counter()
+        shapes = {job.result(60)["tensor"].shape for job in submit()}
+        took = time.perf_counter() - begun
         assert shapes == {(1024,)}
+        return took / jobs
 
     with Fabric(1) as fabric:
-        tensor = fabric.tensor(torch.arange(1024.0))
+        call = ("Identity", {"tensor": fabric.tensor(torch.arange(1024.0))})
         for turn in range(1 + rounds):
-            blocking += each(lambda: _identity(fabric, tensor), jobs)
-            finish(
-                time.perf_counter(), fabric.submit_many([("Identity", {"tensor": tensor})] * jobs), at_once
-            )  # fmt: skip
-            begun = time.perf_counter()
-            finish(begun, [fabric.submit("Identity", {"tensor": tensor}) for _ in range(jobs)], each_submitted)
-            if not turn:  # it warms up, and learns that these are short
-                del blocking[:], at_once[:], each_submitted[:]
+            alone = each(lambda: fabric.run(*call), jobs)
+            at_once = timed(lambda: fabric.submit_many([call] * jobs))
+            by_and_by = timed(lambda: [fabric.submit(*call) for _ in range(jobs)])
+            if turn:  # the first warms up
+                blocking += alone
+                batched.append(at_once)
+                submitted.append(by_and_by)
     return Result(
-        "no-op job of 1,000 submitted at once, through one worker", "µs", median(at_once) * 1e6, p99(at_once) * 1e6,
+        "no-op job of 1,000 submitted at once, through one worker", "µs", median(batched) * 1e6, p99(batched) * 1e6,
         "one after the other, waiting for each", median(blocking) * 1e6, Target("ratio", 1.0, 0.7),
-        {"µs a job, submitted one by one": median(each_submitted) * 1e6},
+        {"µs a job, submitted one by one": median(submitted) * 1e6},
     )  # fmt: skip
 
 

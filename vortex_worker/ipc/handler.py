@@ -145,11 +145,13 @@ class Handler:
             body = self._socket.recv()
         if body is None:
             return None
-        if self._socket.buffered:  # more came with it, of which something may concern it
-            self._waiting.append(protocol.read(body))
+        message = protocol.read(body)
+        if self._socket.buffered and isinstance(message, protocol.JobSubmit):
+            # It may be cancelled by what came together with it.
+            self._waiting.append(message)
             self._take_in()
-            return self._waiting.popleft()
-        return protocol.read(body)
+            self._waiting.popleft()
+        return message
 
     def _handle(self, message: protocol.Message) -> bool:
         """Act on one message. False: this was the last."""

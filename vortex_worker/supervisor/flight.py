@@ -63,6 +63,7 @@ class Flight:
         """Whether ``task`` may be given to a worker that runs another."""
         return (
             link.task is not None
+            and not link.task.job.done()
             and len(link.ahead) < _MOST
             and task.retries > 0  # for a worker that lies, or is not listened to any more, may have begun with it
             and not task.work.question
@@ -152,6 +153,7 @@ class Flight:
                 return
             taken = [task for task in link.ahead if not task.job.done()]
             link.ahead = deque(map(_vacated, link.ahead))
+            link.load = sum(task.expected for task in link.ahead)
             link.unsent.extend(task.job.id for task in taken)
             self._crew.jobs.requeue(taken)
             started = [*self._crew.jobs.assign(), (link, None)]
@@ -159,9 +161,9 @@ class Flight:
 
 
 def _vacated(task: Task) -> Task:
-    """What stays in its place: of the same number."""
+    """What stays in its place: of the same number, and until it is answered, nothing is put behind it."""
     if task.job.done():
         return task
     job = Job(task.job.id, task.job.op_type, lambda job: None)
     job._end(None, Cancelled("taken back before it ran"))
-    return Task(job, task.work, expected=task.expected)
+    return Task(job, task.work, expected=_LONG)
