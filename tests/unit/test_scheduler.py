@@ -313,7 +313,7 @@ class Life(RuleBasedStateMachine):
         self.submitted = 0
 
     def has_room(self, worker, task):
-        return worker in self.running and len(self.ahead[worker]) < self.MOST and task.retries > 0
+        return worker in self.running and len(self.ahead[worker]) < self.MOST and task.retries > 0 and not task.pinned
 
     def home(self, task):
         return task.pinned or home_of(task.work.refs)

@@ -66,6 +66,7 @@ class Flight:
             and not link.task.job.done()
             and len(link.ahead) < _MOST
             and task.retries > 0  # for a worker that lies, or is not listened to any more, may have begun with it
+            and task.pinned is None
             and not task.work.question
             and link.active
             and not (link.dying or link.retiring or link.learning)
@@ -74,16 +75,6 @@ class Flight:
         )
 
     # ---- a worker's jobs, one after another
-
-    def begin(self, link: WorkerLink, task: Task, now: int) -> None:
-        """``link`` runs ``task`` from ``now`` on, CLOCK_MONOTONIC ns."""
-        link.task = task
-        task.begun = now
-        job = task.job
-        if not job.done():
-            job.attempts += 1
-            job.worker = link.worker_id
-            job.state = JobState.RUNNING
 
     def put(self, link: WorkerLink, task: Task) -> None:
         """``link`` is given ``task`` ahead."""
@@ -95,15 +86,17 @@ class Flight:
             self._crew.call(self._crew.loop.call_later, self.patience, self._look, link)
 
     def advance(self, link: WorkerLink) -> bool:
-        """``link`` has done with its job, and runs the next, if there is one. Whether it should be given more."""
-        if not link.ahead:
-            link.task = None
-            return True
-        task = link.ahead.popleft()
+        """``link`` has done with its job, and runs the next one ahead. Whether it should be given more."""
+        link.task = task = link.ahead.popleft()
         link.load -= task.expected
-        self.begin(link, task, monotonic_ns())
-        if task.job.done():
+        job = task.job
+        if job.done():
             self._crew.call(self._crew.loop.call_later, self._grace, self._end_unwanted, link, task)
+        else:
+            task.begun = monotonic_ns()
+            job.attempts += 1
+            job.worker = link.worker_id
+            job.state = JobState.RUNNING
         return len(link.ahead) < _FEW
 
     def _end_unwanted(self, link: WorkerLink, task: Task) -> None:
@@ -117,7 +110,10 @@ class Flight:
         """Take out a task that can't be sent. False: it was taken out before."""
         if link.task is not None and link.task.job.id == task.job.id:
             found = link.task
-            self.advance(link)
+            if link.ahead:
+                self.advance(link)
+            else:
+                link.task = None
             return found is task
         for found in link.ahead:
             if found.job.id == task.job.id:

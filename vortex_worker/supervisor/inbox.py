@@ -120,9 +120,11 @@ class Inbox:
         handled = link.received
         until = None if timeout is None else time.monotonic() + timeout
         try:
-            while job._runner is link and not job.done():
+            while (task := link.task) is not None and job._runner is link and not job.done():
                 try:
-                    message = link.wait(_patience(link, job, until))
+                    message = link.wait(
+                        None if until is None and task.job is job else _patience(until, task.job is job)
+                    )
                 except TimeoutError:
                     if until is not None and time.monotonic() >= until:
                         break
@@ -132,7 +134,7 @@ class Inbox:
                 self._crew.handle(link, message)
                 handled += 1
             # Of those behind it: what is here needs nobody else to be woken.
-            while link.buffered and link.more and (message := link.wait(0)) is not None:
+            while link.task is not None and link.buffered and link.more and (message := link.wait(0)) is not None:
                 self._crew.handle(link, message)
                 handled += 1
         except (JobError, LaunchError) as error:
@@ -154,10 +156,9 @@ class Inbox:
                 self.watch(link)
 
 
-def _patience(link: WorkerLink, job: Job, until: float | None) -> float | None:
-    """Seconds to wait for what ``link`` says next."""
+def _patience(until: float | None, runs: bool) -> float | None:
+    """Seconds to wait for a worker's next word; ``runs``: it runs the job that is waited for."""
     left = None if until is None else until - time.monotonic()
-    task = link.task
-    if task is not None and task.job is job:
+    if runs:
         return left
     return _GLANCE if left is None else min(left, _GLANCE)  # it may be ended, or taken back, which wakes nobody

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 #: Workers that are to be sent what is unsent, and the tasks that they were given; None: no new one.
 Started = list[tuple["WorkerLink", Task | None]]
 
+_DRAINING = "the fabric takes no more jobs: it is being drained"
+
 
 class Jobs:
     """Every job that has not ended, and which worker has it."""
@@ -80,7 +82,11 @@ class Jobs:
             QueueFull: the queue is full, and stayed so for ``timeout`` s (at once unless ``block``).
         """
         with self._lock:
-            self._make_sure_of_room(block, timeout)
+            if not self._has_room():
+                self._wait_for_room(block, timeout)
+            self._crew.check_open()
+            if self._draining:
+                raise FabricClosed(_DRAINING)
             self._tasks[task.job.id] = task
             self._scheduler.add(task)
             started = self.assign()
@@ -94,7 +100,11 @@ class Jobs:
         left = deque(tasks)
         while left:
             with self._lock:
-                self._make_sure_of_room(block, None if until is None else until - time.monotonic())
+                if not self._has_room():
+                    self._wait_for_room(block, None if until is None else until - time.monotonic())
+                self._crew.check_open()
+                if self._draining:
+                    raise FabricClosed(_DRAINING)
                 some = [left.popleft() for _ in range(min(len(left), self._limit - len(self._scheduler)))]
                 for task in some:
                     self._tasks[task.job.id] = task
@@ -104,15 +114,11 @@ class Jobs:
             for task in some if some[0].deadline else ():
                 self._crew.call(self._arm_deadline, task)
 
-    def _make_sure_of_room(self, block: bool, timeout: float | None) -> None:
-        """Locked. Raises as ``submit``."""
-        if not self._has_room():
-            may_wait = block and not in_callback()  # for it would wait for itself
-            if not self._room.wait_for(self._has_room, timeout if may_wait else 0):
-                raise QueueFull(f"{self._limit} jobs wait already")
-        self._crew.check_open()
-        if self._draining:
-            raise FabricClosed("the fabric takes no more jobs: it is being drained")
+    def _wait_for_room(self, block: bool, timeout: float | None) -> None:
+        """Locked. Raises QueueFull."""
+        may_wait = block and not in_callback()  # for it would wait for itself
+        if not self._room.wait_for(self._has_room, timeout if may_wait else 0):
+            raise QueueFull(f"{self._limit} jobs wait already")
 
     def _has_room(self) -> bool:
         return len(self._scheduler) < self._limit or self._crew.over
@@ -173,11 +179,15 @@ class Jobs:
             if lost:
                 self._rebuilds.begin(task, lost, link)
                 continue
-            task.job._runner = link
+            job = task.job
+            job._runner = link
             link.unsent.append(task)
             if link.task is None:
-                now = now or monotonic_ns()
-                self.flight.begin(link, task, now)
+                link.task = task
+                task.begun = now = now or monotonic_ns()
+                job.attempts += 1
+                job.worker = link.worker_id
+                job.state = JobState.RUNNING
             else:
                 self.flight.put(link, task)
             started.append((link, task))
@@ -288,9 +298,12 @@ class Jobs:
                     raise
             if isinstance(error, DeadlineExceeded) and 0 < task.deadline <= monotonic_ns():
                 error = exceeded(task)  # the worker knows less of it
-            if error is None and self._scheduler:
+            if error is None and self._scheduler.waiting:
                 self.flight.learn(task.work.op_type, sum(message.timings))
-            if self.flight.advance(link):
+            if not link.ahead:
+                link.task = None
+                self._scheduler.free(link)
+            elif self.flight.advance(link):
                 self._scheduler.free(link)
             link.jobs_done += 1
             if link.retiring:

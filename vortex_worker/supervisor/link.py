@@ -76,7 +76,7 @@ class WorkerLink:
         self.ahead: deque[Task] = deque()  # to be run after that, in order; see flight.py
         self.load = 0  # ns that those are expected to take
         self.unsent: deque[Task | int] = deque()  # jobs, and numbers of jobs ahead that are cancelled, in order
-        self._large: Task | int | None = None  # what of it was found too large to go before its turn
+        self._large = 0  # the job of it that was found too large to go before its turn
         self.guarded = False  # it is looked at soon, whether those ahead must be taken back
         self.retried: Task | None = None  # the job it had when it was taken for dead, which runs elsewhere
         self.verdict: Verdict | None = None
@@ -179,28 +179,32 @@ class WorkerLink:
             unsent = self.unsent  # another takes its place when the worker is dead
             while unsent:
                 task, running = unsent[0], self.task
-                due = running is not None and not isinstance(task, int) and running.job.id == task.job.id
-                if not due and task is self._large:
-                    break
-                try:
-                    if isinstance(task, int):
-                        frame = self._encoder.encode(job_cancel=pb.JobCancel(job_id=task))
-                    else:
+                if isinstance(task, int):
+                    due, frame = False, self._encoder.encode(job_cancel=pb.JobCancel(job_id=task))
+                else:
+                    due = task is running or (running is not None and running.job.id == task.job.id)
+                    if not due and task.job.id == self._large:
+                        break
+                    try:
                         frame = task.work.message(self._encoder, task.job.id, task.deadline, self)
-                except (TypeError, ValueError) as error:
-                    return unsent.popleft(), error  # type: ignore[return-value] # a number can always be encoded
-                if len(frame) > _SMALL and not due:
-                    self._large = task
-                    break
+                    except (TypeError, ValueError) as error:
+                        unsent.popleft()
+                        return task, error
+                    if not due and len(frame) > _SMALL:
+                        self._large = task.job.id
+                        break
+                timeout = _SEND_TIMEOUT if due else 0.0
                 try:
-                    self._send_releases(_SEND_TIMEOUT if due else 0)
-                    self._send(frame, _SEND_TIMEOUT if due else 0)
+                    self._send_releases(timeout)
+                    self._send(frame, timeout)
                 except TimeoutError:
                     if due:
                         raise
                     break
                 except ValueError as error:
-                    return unsent.popleft(), ValueError(f"{error}; give large data as tensors")  # type: ignore[return-value]
+                    assert not isinstance(task, int)
+                    unsent.popleft()
+                    return task, ValueError(f"{error}; give large data as tensors")
                 unsent.popleft()
             return None
 

@@ -22,17 +22,20 @@ if TYPE_CHECKING:
 
 #: Priority (negative), order, task: no two have one order, so tasks are never compared.
 _Entry = tuple[int, int, "Task"]
+_Room = Callable[["WorkerLink", "Task"], bool]
 
 
 class Scheduler:
     """The queue of one fabric: by priority, the highest first, and then in order."""
 
-    def __init__(self, room: Callable[[WorkerLink, Task], bool] = lambda worker, task: False) -> None:
+    def __init__(self, room: _Room = lambda worker, task: False) -> None:
         """``room(worker, task)``: whether a worker that runs a job may be given that task as well."""
         self._room = room
         self._anywhere: list[_Entry] = []
         self._at_home: dict[WorkerLink, list[_Entry]] = {}
-        self._waiting: dict[Task, int] = {}  # all of both, with the number of the entry that counts
+        self.waiting: dict[
+            Task, int
+        ] = {}  # all of both, with the number of the entry that counts. Not to be changed outside
         self._numbers = itertools.count(1)
         self._look: deque[WorkerLink] = deque()  # those for which something has changed
         self._idle: list[tuple[int, WorkerLink]] = []  # by index, which no two share; some are busy again
@@ -40,7 +43,7 @@ class Scheduler:
         self._busy: dict[WorkerLink, None] = {}  # those that may have room, in turn
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self.waiting)
 
     def add(self, task: Task, *, first: bool = False) -> None:
         """Queue ``task`` where it must run; ``first``: before its like, as a retried one is."""
@@ -49,18 +52,18 @@ class Scheduler:
         number = next(self._numbers)
         number = -number if first else number
         heapq.heappush(queue, (-task.priority, number, task))
-        self._waiting[task] = number
+        self.waiting[task] = number
         if home is not None:
             self._look.append(home)
 
     def remove(self, task: Task) -> bool:
         """Take it out, if it still waits."""
         # Left in its queue, which costs a search to clean: `take` passes over what no longer waits.
-        return self._waiting.pop(task, None) is not None
+        return self.waiting.pop(task, None) is not None
 
     def free(self, worker: WorkerLink) -> None:
         """``worker`` may have nothing to do: ``pair`` looks at it."""
-        if self._waiting or worker not in self._resting:  # else there is nothing for it, and it is found when there is
+        if self.waiting or worker not in self._resting:  # else there is nothing for it, and it is found when there is
             self._look.append(worker)
 
     def pair(self) -> tuple[WorkerLink, Task] | None:
@@ -85,40 +88,33 @@ class Scheduler:
             heapq.heappop(self._idle)
             self._resting.discard(worker)
             self._busy[worker] = None
-        while self._busy and self._waiting:
+        while self._busy and self.waiting:
             worker = next(iter(self._busy))
             del self._busy[worker]
-            queue = self._queue(worker, anywhere=True)
-            if queue and self._room(worker, queue[0][2]):
+            if task := self.take(worker, room=self._room):
                 self._busy[worker] = None  # behind the others
-                return worker, self._pop(queue)
+                return worker, task
         return None
 
-    def take(self, worker: WorkerLink, *, anywhere: bool = True) -> Task | None:
-        """The next task for a worker that is free; ``anywhere``: also of those that any worker could run."""
-        queue = self._queue(worker, anywhere)
-        return self._pop(queue) if queue else None
-
-    def _queue(self, worker: WorkerLink, anywhere: bool) -> list[_Entry] | None:
-        """Where the next task for a worker is the first; None: nowhere."""
+    def take(self, worker: WorkerLink, *, anywhere: bool = True, room: _Room | None = None) -> Task | None:
+        """The next task for a worker; ``anywhere``: also of those that any could run; ``room``: where it has that."""
         queue = self._at_home.get(worker)
         if not self._tidy(queue):
             queue = None
         # Of like priority, what can run nowhere else goes first.
         if anywhere and self._tidy(self._anywhere) and (not queue or self._anywhere[0][0] < queue[0][0]):
             queue = self._anywhere
-        return queue
-
-    def _pop(self, queue: list[_Entry]) -> Task:
+        if not queue or (room is not None and not room(worker, queue[0][2])):
+            return None
         _, _, task = heapq.heappop(queue)
-        del self._waiting[task]
+        del self.waiting[task]
         return task
 
     def _tidy(self, queue: list[_Entry] | None) -> bool:
         """Whether somebody waits in it, who is then at its head."""
         while queue:
             _, number, task = queue[0]
-            if self._waiting.get(task) == number:
+            if self.waiting.get(task) == number:
                 return True
             heapq.heappop(queue)
         return False
@@ -126,9 +122,9 @@ class Scheduler:
     def evict(self, worker: WorkerLink) -> list[Task]:
         """``worker`` is gone: the tasks that waited for it, in order, to be placed anew."""
         entries = sorted(self._at_home.pop(worker, []))
-        evicted = [task for _, number, task in entries if self._waiting.get(task) == number]
+        evicted = [task for _, number, task in entries if self.waiting.get(task) == number]
         for task in evicted:
-            del self._waiting[task]
+            del self.waiting[task]
         self._busy.pop(worker, None)
         if worker in self._resting:
             self._resting.discard(worker)
@@ -138,8 +134,8 @@ class Scheduler:
 
     def drain(self) -> list[Task]:
         """Take out everything."""
-        tasks = list(self._waiting)
-        self._waiting.clear()
+        tasks = list(self.waiting)
+        self.waiting.clear()
         self._anywhere.clear()
         self._at_home.clear()
         return tasks
