@@ -89,11 +89,11 @@ class Flight:
         """``link`` has done with its job, and runs the next one ahead. Whether it should be given more."""
         link.task = task = link.ahead.popleft()
         link.load -= task.expected
+        task.begun = monotonic_ns()
         job = task.job
         if job.done():
             self._crew.call(self._crew.loop.call_later, self._grace, self._end_unwanted, link, task)
         else:
-            task.begun = monotonic_ns()
             job.attempts += 1
             job.worker = link.worker_id
             job.state = JobState.RUNNING

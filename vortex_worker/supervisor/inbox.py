@@ -121,10 +121,9 @@ class Inbox:
         until = None if timeout is None else time.monotonic() + timeout
         try:
             while (task := link.task) is not None and job._runner is link and not job.done():
+                runs = task.job is job
                 try:
-                    message = link.wait(
-                        None if until is None and task.job is job else _patience(until, task.job is job)
-                    )
+                    message = link.wait(None if runs and until is None else _patience(until, runs))
                 except TimeoutError:
                     if until is not None and time.monotonic() >= until:
                         break

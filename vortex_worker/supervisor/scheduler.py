@@ -33,9 +33,8 @@ class Scheduler:
         self._room = room
         self._anywhere: list[_Entry] = []
         self._at_home: dict[WorkerLink, list[_Entry]] = {}
-        self.waiting: dict[
-            Task, int
-        ] = {}  # all of both, with the number of the entry that counts. Not to be changed outside
+        #: All of both, with the number of the entry that counts. To be looked at only.
+        self.waiting: dict[Task, int] = {}
         self._numbers = itertools.count(1)
         self._look: deque[WorkerLink] = deque()  # those for which something has changed
         self._idle: list[tuple[int, WorkerLink]] = []  # by index, which no two share; some are busy again
