@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import small_models
 import torch
+from safetensors.torch import save_file
 from shelf import CHECKPOINT, QUIET, Shelf
 
 import vortex_worker as vw
@@ -132,3 +136,81 @@ def test_a_damaged_flow_model_is_refused(fabric: Any, flow: Any, shelf: Shelf, w
     save_file(kept, shelf.under("bad") / "sd3.safetensors")
     with pytest.raises(ValidationError, match=said):
         fabric.run("CheckpointLoaderSimple", params={"ckpt_name": "bad/sd3.safetensors"})
+
+
+def _load(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"load": {"class_type": class_type, "inputs": inputs}}
+
+
+def _text(text: Any) -> dict[str, Any]:
+    return {
+        **_load("CLIPLoader", clip_name="overwritten/clip.safetensors"),
+        "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["load", 0], "text": text}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("workflow", "file", "again"),
+    [
+        (_load("CheckpointLoaderSimple", ckpt_name="overwritten/sd.safetensors"), "sd.safetensors", {"load"}),
+        (_load("DiffusersLoader", model_path="overwritten/folder"), "folder/vae/config.json", {"load"}),
+        (_load("VAELoader", vae_name="overwritten/vae.safetensors"), "vae.safetensors", {"load"}),
+        (_text("a cat"), "clip.safetensors", {"load", "text"}),
+        (_text("a (embedding:overwritten/style:1.2), cat"), "style.safetensors", {"text"}),
+        (_text("a cat"), "style.safetensors", set()),
+    ],
+    ids=["checkpoint", "folder", "vae", "text encoder", "embedding", "not named"],
+)
+@pytest.mark.parametrize("how", ["in place", "replaced"])
+def test_a_file_that_was_overwritten_is_loaded_anew(
+    fabric: Any, shelf: Shelf, workflow: dict[str, Any], file: str, again: set[str], how: str
+) -> None:
+    """Of the same size, and of the same date: by its name alone it would be taken for what it was."""
+    folder = shelf.under("overwritten")
+    if not (folder / "folder").exists():
+        shutil.copytree(shelf.folder / "diffusers" / "sd1", folder / "folder")
+        small_models.save_file(shelf.sd1, folder / "sd.safetensors")
+        save_file(small_models.clip_file(shelf.sd1.text_encoder, "clip_l"), folder / "clip.safetensors")
+        save_file(dict(shelf.sd1.vae.state_dict()), folder / "vae.safetensors")
+        save_file({"emb_params": torch.ones(1, 64)}, folder / "style.safetensors")
+
+    def ran() -> set[str]:
+        return {node["id"] for node in fabric.run_workflow(workflow).nodes}
+
+    ran()
+    assert ran() == set()
+    path = folder / file
+    before, content = path.stat(), path.read_bytes()
+    if how == "replaced":
+        path.unlink()
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert ran() == again
+    assert ran() == set()
+
+
+def test_where_another_node_names_the_file_any_of_its_kind_counts(fabric: Any, shelf: Shelf) -> None:
+    folder = shelf.under("loras") / "styles"
+    folder.mkdir()
+    tensors = {
+        f"unet.down_blocks.1.attentions.0.proj_in.lora_{end}.weight": torch.ones(shape)
+        for end, shape in (("A", (1, 32, 1, 1)), ("B", (32, 1, 1, 1)))
+    }
+    save_file(tensors, folder / "a.safetensors")
+    workflow = {
+        **_load("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
+        "name": {"class_type": "Identity", "inputs": {"tensor": "styles/a.safetensors"}},
+        "style": {
+            "class_type": "LoraLoaderModelOnly",
+            "inputs": {"model": ["load", 0], "lora_name": ["name", 0], "strength_model": 1.0},
+        },
+    }
+
+    def ran() -> set[str]:
+        return {node["id"] for node in fabric.run_workflow(workflow).nodes}
+
+    assert ran() == {"load", "name", "style"}
+    assert ran() == set()
+    save_file(tensors, folder / "b.safetensors")
+    assert ran() == {"style"}
+    assert ran() == set()

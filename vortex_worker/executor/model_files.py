@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -75,10 +76,52 @@ def listed(kind: str) -> list[str]:
     return sorted(set(islice(names, _MOST_LISTED)))
 
 
+def stamp(kind: str, names: Sequence[str | None] | Sequence[str], ends: Sequence[str] = ("",)) -> str:
+    """What changes when other content comes under these names: of each file its inode, size and times.
+
+    Args:
+        names: None stands for every name, where nobody knows yet which it will be.
+        ends: as of `find`.
+    """
+    digest = hashlib.sha256()
+    for name in names:
+        if name is None:
+            paths = sorted(islice((path for root in _roots(kind) for path in _all_below(root)), _MOST_LISTED))
+        else:
+            try:
+                paths = _parts(find(kind, name, ends))
+            except ValidationError:  # it is told when it is to be loaded
+                paths = []
+        for path in paths:
+            try:
+                status = os.stat(path)
+            except OSError:
+                continue
+            # The kernel sets the last one: a tool that copies dates can't.
+            times = status.st_mtime_ns, status.st_ctime_ns
+            digest.update(repr((os.fspath(path), status.st_dev, status.st_ino, status.st_size, times)).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def _parts(path: Path) -> list[Path]:
+    """A file; of a diffusers folder all that its parts' folders hold."""
+    if not path.is_dir():
+        return [path]
+    return sorted(islice((inner for depth in ("*", "*/*") for inner in path.glob(depth)), _MOST_LISTED))
+
+
 def _roots(kind: str) -> Iterator[Path]:
     for folder in map(Path, _folders):
         yield from (folder / sub for sub in KINDS[kind] if (folder / sub).is_dir())
         yield folder
+
+
+def _all_below(root: Path) -> Iterator[Path]:
+    others = {root / sub for of_kind in KINDS.values() for sub in of_kind}
+    for folder, inner, files in os.walk(root):
+        inner[:] = [name for name in inner if Path(folder, name) not in others]
+        yield from (Path(folder, file) for file in files)
 
 
 def _below(root: Path) -> Iterator[str]:

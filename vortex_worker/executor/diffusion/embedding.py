@@ -16,6 +16,7 @@ from torch import Tensor
 from vortex_worker.errors import ValidationError
 from vortex_worker.executor import model_files
 from vortex_worker.executor.diffusion import weights
+from vortex_worker.executor.diffusion.prompt import weighted
 
 MARK = "embedding:"
 _ENDS = ("", ".safetensors", ".pt", ".bin")
@@ -30,6 +31,19 @@ def named(word: str) -> tuple[str, str]:
     name = word.removeprefix(MARK)
     bare = name.rstrip(",")
     return bare, name[len(bare) :]
+
+
+def stamp(text: str | None) -> str:
+    """What changes when other content comes under the names in a prompt. None: a prompt that isn't known yet."""
+    return model_files.stamp("embeddings", [None] if text is None else _names(text), _ENDS)
+
+
+def _names(text: str) -> list[str]:
+    try:
+        words = [word for piece, _ in weighted(text) for word in piece.split()]
+    except ValidationError:  # it is told when the prompt is to be encoded
+        return []
+    return [named(word)[0] for word in words if word.startswith(MARK)]
 
 
 def rows(name: str, widths: Sequence[int]) -> dict[int, Tensor]:

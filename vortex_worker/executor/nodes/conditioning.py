@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vortex_worker.executor import model_files
 from vortex_worker.executor.base import AbstractExecutor
 from vortex_worker.executor.ports import Param, Port
 
@@ -23,6 +24,9 @@ class CLIPTextEncode(AbstractExecutor):
     input_ports = _CLIP
     output_ports = _CONDITIONING
     params = (Param("text", "STRING"),)
+
+    def changed(self, params: dict[str, Any]) -> Any:
+        return _embeddings(params.get("text"))
 
     def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
         return _problems(inputs["clip"], params, ("text",))
@@ -48,6 +52,9 @@ class CLIPTextEncodeSDXL(AbstractExecutor):
         Param("text_g", "STRING", doc="for the larger encoder"),
         Param("text_l", "STRING", doc="for the smaller one"),
     )
+
+    def changed(self, params: dict[str, Any]) -> Any:
+        return [_embeddings(params.get(name)) for name in ("text_g", "text_l")]
 
     def validate(self, inputs: dict[str, Any], params: dict[str, Any]) -> list[str]:
         problems = _problems(inputs["clip"], params, ("text_g", "text_l"))
@@ -255,6 +262,15 @@ def _problems(clip: Any, params: dict[str, Any], texts: tuple[str, ...]) -> list
         for name in texts
         if len(params[name]) > MAX_LENGTH
     ]
+
+
+def _embeddings(text: str | None) -> str | None:
+    """What changes with the files of the embeddings that a prompt names; of None with any."""
+    if not model_files.folders():
+        return None  # nor could a worker that reads no files import this
+    from vortex_worker.executor.diffusion import embedding
+
+    return embedding.stamp(text)
 
 
 EXECUTORS = (

@@ -23,7 +23,7 @@ def _text_file(name: str) -> Param:
 
 
 class Loader(AbstractExecutor):
-    """Says before a workflow runs that there is no such file."""
+    """Says before a workflow runs that there is no such file, and when another has taken a file's place."""
 
     kind: ClassVar[str]  # of file
     files: ClassVar[tuple[str, ...]]  # the params that name them
@@ -38,6 +38,9 @@ class Loader(AbstractExecutor):
             except ValidationError as error:
                 problems.append({"text": f"{param!r}: {error.message}", "input": param, "type": "value_not_in_list"})
         return problems
+
+    def changed(self, params: dict[str, Any]) -> Any:
+        return model_files.stamp(self.kind, [params.get(param) for param in self.files])
 
     def found(self, name: str) -> Path:
         """The file of that name. Raises ValidationError: there is none."""
