@@ -93,7 +93,7 @@ def load_builtin(config: WorkerConfig, membership: Membership, *, opens_files: b
     if config.wxorx:
         device.forbid_code()  # it could make none in a job
     if config.memory_limit:
-        device.limit_memory()
+        device.limit_memory(config.memory_limit)
     device.warm_up(membership.device, threads=config.threads)
     device.pin(membership.device, membership.arena.lease_address, membership.arena.lease_size)
     membership.prefault()

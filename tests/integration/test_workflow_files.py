@@ -138,6 +138,13 @@ def test_latents_go_to_files_and_back(fabric, tmp_path):
             b"\x4e" + bytes(7) + b'{"latent_tensor":{"dtype":"F32","shape":[1,4,9,9],"data_offsets":[0,16]}}     ',
             "no sound",
         ),
+        (
+            b"\x4a"
+            + bytes(7)
+            + b'{"latent_tensor":{"dtype":"F4","shape":[1,4,2,2],"data_offsets":[0,8]}}   '
+            + bytes(8),
+            "'data' has a tensor of dtype 'F4': it takes floats",
+        ),
     ],
 )
 def test_a_latent_file_that_lies_is_refused(fabric, data, said):

@@ -98,11 +98,11 @@ def forbid_code() -> None:
     cpu.forbid_code()
 
 
-def limit_memory() -> None:
-    """Say that this process has a memory limit: what may be a failure of memory then is one."""
+def limit_memory(size: int) -> None:
+    """Say that this process may have so many bytes of memory: what may be a failure of memory then is one."""
     from vortex_worker.device import cpu
 
-    cpu.limit_memory()
+    cpu.limit_memory(size)
 
 
 def seed_anew() -> None:

@@ -23,7 +23,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # <malloc.h>
 _LARGE = 32 << 20  # 32 MiB, the most that glibc takes: from there on, an allocation has a mapping of its own
 _STEP, _LARGE_STEP = 128 << 10, 4 << 20  # 128 KiB, glibc's own, and 4 MiB of addresses that the heap grows by
 _KEPT = 256 << 20  # 256 MiB of free memory that a worker keeps at most
-_limited = False  # whether this process has a memory limit
+_limit = 0  # bytes of private memory that this process may have; 0: no limit
 
 
 @functools.cache
@@ -128,10 +128,15 @@ def empty_cache() -> None:
         trim(0)
 
 
-def limit_memory() -> None:
+def limit_memory(size: int) -> None:
     """Take oneDNN's word for a failure that has no reason as one of memory: there is a limit to meet."""
-    global _limited
-    _limited = True
+    global _limit
+    _limit = size
+
+
+def bound() -> str:
+    """What bounds the memory of this process, in words. After lockdown, the kernel doesn't say any more."""
+    return f"this worker has a memory_limit of {_limit}" if _limit else f"this machine has {device().memory}"
 
 
 def is_oom(error: BaseException) -> bool:
@@ -143,4 +148,4 @@ def is_oom(error: BaseException) -> bool:
     if not isinstance(error, RuntimeError):
         return False
     text = message_of(error)
-    return any(sign in text for sign in _NO_MEMORY) or (_limited and text in _NO_PRIMITIVE)
+    return any(sign in text for sign in _NO_MEMORY) or (bool(_limit) and text in _NO_PRIMITIVE)

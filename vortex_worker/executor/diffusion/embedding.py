@@ -61,7 +61,7 @@ def rows(name: str, widths: Sequence[int]) -> dict[int, Tensor]:
     for place, width in enumerate(widths):
         of_tower = tensors.get(_TOWERS[place]) if place < len(_TOWERS) else None
         for tensor in tensors.values() if of_tower is None else [of_tower]:
-            if tensor.dim() in (1, 2) and tensor.shape[-1] == width and tensor.is_floating_point():
+            if tensor.dim() in (1, 2) and tensor.shape[-1] == width and weights.is_real(tensor):
                 found[place] = tensor.detach().float().reshape(-1, width)
                 break
     if not found:

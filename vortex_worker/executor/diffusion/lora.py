@@ -18,7 +18,7 @@ from vortex_worker.errors import ValidationError
 from vortex_worker.executor.diffusion.networks import module_of
 from vortex_worker.executor.diffusion.parts import shared_copy
 from vortex_worker.executor.diffusion.text import TextEncoder
-from vortex_worker.executor.diffusion.weights import shortened
+from vortex_worker.executor.diffusion.weights import is_real, shortened
 from vortex_worker.executor.nodes.sampling.model import DiffusionModel
 
 _ROLES = {
@@ -49,7 +49,7 @@ class Pair:
         down, up = self.down, self.up
         if down is None or up is None:
             raise ValidationError(f"this LoRA has only half of a pair: {shortened(self.names)}")
-        if not down.is_floating_point() or not up.is_floating_point():
+        if not is_real(down) or not is_real(up):
             raise ValidationError(
                 f"this LoRA is damaged: {shortened(self.names)} of {down.dtype} and {up.dtype}: it takes floats"
             )
@@ -85,7 +85,7 @@ class Lora:
             pair = pairs.setdefault(key, Pair())
             pair.names.append(name)
             if role == "alpha":
-                pair.alpha = float(tensor) if tensor.numel() == 1 else None
+                pair.alpha = _number(tensor)
             else:
                 setattr(pair, role, tensor)
         if not self.network and not self.towers:
@@ -130,6 +130,16 @@ class Lora:
                 towers[number], module=_merged(towers[number].module, pairs, strength, f"text encoder {number + 1}")
             )
         return replace(encoder, towers=tuple(towers))
+
+
+def _number(tensor: Tensor) -> float | None:
+    """Of a tensor of one number; NaN where it is none that can be read."""
+    if tensor.numel() != 1:
+        return None
+    try:
+        return float(tensor)
+    except RuntimeError:  # complex, or packed
+        return math.nan
 
 
 def _merged(module: nn.Module, pairs: Mapping[str, Pair], strength: float, what: str) -> nn.Module:

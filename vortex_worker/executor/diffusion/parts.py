@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vortex_worker.errors import ValidationError
-from vortex_worker.executor.diffusion.weights import shortened
+from vortex_worker.executor.diffusion.weights import is_real, shortened
 
 #: Buffers that old files hold and new modules make themselves.
 _IGNORED = ("position_ids",)
@@ -53,7 +53,7 @@ def build(make: Callable[[], nn.Module], weights: Mapping[str, Tensor], what: st
     if unreal := {
         f"{name} {given[name].dtype}"
         for name, _ in module.named_parameters()
-        if name in given and not given[name].is_floating_point()
+        if name in given and not is_real(given[name])
     }:
         problems.append(f"no real numbers: {shortened(unreal)}")
     if problems:

@@ -13,7 +13,7 @@ from vortex_worker.executor.diffusion import clips, sd3, t5, unets
 from vortex_worker.executor.diffusion.families import MODEL
 from vortex_worker.executor.diffusion.names import Tensors, count, under
 from vortex_worker.executor.diffusion.text import TextEncoder, Tower
-from vortex_worker.executor.diffusion.weights import read, shortened, told_as_damage
+from vortex_worker.executor.diffusion.weights import is_real, read, shortened, told_as_damage
 from vortex_worker.executor.nodes.sampling.model import DiffusionModel
 
 _OPEN = "transformer.resblocks."  # OpenCLIP's names
@@ -50,7 +50,7 @@ def load_model(path: Path, device: torch.device, rounded: torch.dtype | None = N
     tensors = under(weights.tensors, MODEL) or dict(weights.tensors)
     tensors |= {name: weights.tensors[name] for name in unets.SIGNS if name in weights.tensors}
     if rounded is not None:
-        tensors = {name: t.to(rounded) if t.is_floating_point() else t for name, t in tensors.items()}
+        tensors = {name: t.to(rounded) if is_real(t) else t for name, t in tensors.items()}
     if any(name.startswith("joint_blocks.") for name in tensors):
         with told_as_damage(f"{path.name} is a damaged Stable Diffusion 3 model", tensors):
             return sd3.from_tensors(tensors, device)

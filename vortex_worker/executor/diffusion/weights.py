@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
+from vortex_worker.device import cpu
 from vortex_worker.errors import ValidationError
 
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 _MAX_JSON = 16 << 20  # bytes: a vocabulary is one or two MB
 _MAX_SHARDS = 1000
 _SHOWN = 5
+#: Of those that safetensors knows, what torch has as well.
+_DTYPES = (
+    "BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0", "F4", "I16", "U16", "F16",
+    "BF16", "I32", "U32", "F32", "C64", "F64", "I64", "U64",
+)  # fmt: skip
+#: What weights may be. The other floats of files aren't numbers by themselves: F8_E8M0 scales others, F4 packs two.
+_REAL = {
+    torch.float64, torch.float32, torch.bfloat16, torch.float16,
+    torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz,
+}  # fmt: skip
 
 
 class Weights(NamedTuple):
@@ -31,6 +46,7 @@ def read(path: Path) -> Weights:
 
     Raises:
         ValidationError: it can't be read, is no safetensors file, is truncated, or its header lies.
+        MemoryError: it is larger than what may be mapped.
     """
     if path.suffix.lower() in _PICKLES:
         raise ValidationError(f"{path.name} is a pickle, and loading it would run its code: convert it to safetensors")
@@ -42,9 +58,42 @@ def read(path: Path) -> Weights:
         with safe_open(path, framework="pt") as file:
             return Weights({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {})  # noqa: SIM118
     except OSError as error:
-        raise ValidationError(f"{path.name} can't be read: {error.strerror or error}") from None
+        said = error.strerror or str(error).removesuffix(f": {path}")
+        raise ValidationError(f"{path.name} can't be read: {said}") from None
     except (SafetensorError, ValueError, RuntimeError, AttributeError) as error:
-        raise ValidationError(f"{path.name} is no sound safetensors file: {error}") from None
+        if failed := re.match(r"unable to (?:mmap|open) .*\((\d+)\)$", str(error), re.DOTALL):
+            raise _unmapped(path, int(failed[1])) from None
+        if foreign := _foreign_dtype(path):
+            raise ValidationError(f"{path.name}: {foreign}: it takes {', '.join(_DTYPES)}") from None
+        said = str(error).replace(str(path), path.name)
+        raise ValidationError(f"{path.name} is no sound safetensors file: {said}") from None
+
+
+def _unmapped(path: Path, code: int) -> Exception:
+    """Why torch could not map a file; it says so with the file's place on this machine."""
+    if code == errno.ENOMEM:
+        return MemoryError(f"{path.name} has {path.stat().st_size} bytes, more than can be mapped: {cpu.bound()}")
+    return ValidationError(f"{path.name} can't be read: {os.strerror(code)}")
+
+
+def _foreign_dtype(path: Path) -> str:
+    """The first tensor of a file whose dtype can't be read, and that dtype; "" if there is none."""
+    try:
+        with path.open("rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(size)) if size <= _MAX_JSON else None
+    except (OSError, ValueError, RecursionError, struct.error):
+        return ""
+    for name, told in header.items() if isinstance(header, dict) else ():
+        dtype = told.get("dtype", "") if isinstance(told, dict) and name != "__metadata__" else ""
+        if dtype != "" and dtype not in _DTYPES:
+            return f"{shortened([name])} is of dtype {dtype!r:.50}"
+    return ""
+
+
+def is_real(tensor: Tensor) -> bool:
+    """Whether it holds real numbers of a dtype that can be computed with, or widened to one."""
+    return tensor.dtype in _REAL
 
 
 def read_folder(folder: Path, stem: str) -> dict[str, Tensor]:

@@ -24,7 +24,9 @@ class LoadLatent(AbstractExecutor):
 
         try:
             tensors = load(params["data"])
-        except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        except KeyError as error:
+            raise ValidationError(f"'data' has a tensor of dtype {error}: it takes floats") from None
+        except (SafetensorError, ValueError, RuntimeError) as error:
             raise ValidationError(
                 f"'data' is {len(params['data'])} bytes of no sound safetensors file: {error}"
             ) from None
