@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 import vortex_worker as vw
 from vortex_worker.errors import OutOfArena, ValidationError, WorkflowError
@@ -221,3 +222,68 @@ def test_what_would_be_written_out_endlessly_is_told(fabric):
     with pytest.raises(WorkflowError, match=r"extra_pnginfo\) holds the same lists or objects too often"):
         fabric.run_workflow(request)
     assert fabric.run_workflow({**request, "extra_data": {"extra_pnginfo": {"a": doubled(10)}}})
+
+
+class Unprintable:
+    def __repr__(self):
+        raise RuntimeError("no words for it")
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (
+            {"workflow": {"nodes": [{}, {"pos": object()}]}},
+            r'extra_pnginfo["workflow"]["nodes"][1]["pos"] is an object',
+        ),
+        ({"a": Unprintable()}, 'extra_pnginfo["a"] is an Unprintable: it takes what JSON has, strings, numbers,'),
+        ({"a": {"b": {1, 2}}}, 'extra_pnginfo["a"]["b"] is a set'),
+        ({"a": [b"x"]}, 'extra_pnginfo["a"][0] is a bytes'),
+        ({"a": torch.ones(2)}, 'extra_pnginfo["a"] is a Tensor'),
+        ({"a": {(1, 2): 3}}, 'extra_pnginfo["a"] has a key that is a tuple: it takes strings'),
+        ({"a": [10**5000]}, 'extra_pnginfo["a"][0] is a number of 16610 bits'),
+        ({(1, 2): 3}, "(extra_pnginfo) has a tuple by name: a picture takes names of Latin letters, digits and signs"),
+        ({"ключ": 1}, "(extra_pnginfo) has 'ключ' by name"),
+        ({"": 1}, "(extra_pnginfo) has '' by name"),
+        ({"a\nb": 1}, r"(extra_pnginfo) has 'a\nb' by name"),
+        (["a"], "(extra_pnginfo) is a list: it must be an object"),
+        (torch.ones(2), "(extra_pnginfo) is a Tensor: it must be an object"),
+    ],
+    ids=lambda value: value[:50] if isinstance(value, str) else "",
+)
+@pytest.mark.parametrize("told", [True, False])
+def test_what_no_file_can_have_beside_a_picture_is_told_before_anything_runs(fabric, tmp_path, extra, said, told):
+    """With its place, whether a node of a worker is told it, or a file gets it."""
+    request = who(extra)
+    if not told:
+        request["prompt"] = {
+            "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8}},
+            "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}},
+        }
+    with pytest.raises(WorkflowError) as caught:
+        fabric.run_workflow(request, output_dir=tmp_path / "out")
+    assert said in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"a": {(1, 2): 3}}, "node 1: 'junk'[\"a\"] has a key that is a tuple"),
+        ([10**5000], "node 1: 'junk'[0] is a number of 16610 bits"),
+        ([Unprintable()], ""),
+        ({1: torch.ones(2)}, ""),
+    ],
+    ids=["key", "number", "object", "tensor"],
+)
+def test_a_value_is_written_into_pictures_or_told_before_anything_runs(fabric, tmp_path, value, said):
+    workflow = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "junk": value}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}},
+    }
+    if said:
+        with pytest.raises(WorkflowError) as caught:
+            fabric.run_workflow(workflow, output_dir=tmp_path)
+        assert said in str(caught.value)
+    else:
+        assert len(fabric.run_workflow(workflow, output_dir=tmp_path).files) == 1

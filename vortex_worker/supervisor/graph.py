@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,10 +22,12 @@ from vortex_worker.executor.ports import OpSpec
 from vortex_worker.executor.validation import a, near
 from vortex_worker.supervisor import embedded
 from vortex_worker.supervisor.files import read_regular
+from vortex_worker.supervisor.plain import foreign
 
 _MOST_PICTURE = 1 << 30  # bytes of a file
 _MOST_JSON = 64 << 20  # bytes, of a hundred thousand nodes
 
+_TEXT_NAME = re.compile(r"[\x20-\x7e\xa1-\xff]+")  # what a PNG may call its texts: Latin-1, of which some is shown
 _DEEPEST = 100  # lists and objects in one another in a node's value
 
 
@@ -60,12 +63,13 @@ class Graph:
         Raises:
             WorkflowError: it can't be read or has another form; problems by node id.
         """
-        extra: Mapping[str, Any] = {}
+        extra: Any = {}
         if not isinstance(source, Mapping):
             source, extra = _from_file(os.fspath(source))
         if isinstance(source, Mapping) and _is_request(source):
             told = source.get("extra_data")
-            extra = told.get("extra_pnginfo") or {} if isinstance(told, Mapping) else {}
+            found = told.get("extra_pnginfo") if isinstance(told, Mapping) else None
+            extra = {} if found is None else found
             source = source["prompt"]
         if not isinstance(source, Mapping):
             raise WorkflowError([("", f"a workflow is a JSON object of nodes by id, not {_kind(source)}")])
@@ -90,17 +94,19 @@ class Graph:
             for name, value in inputs.items():
                 if _is_deep(value):
                     problems.append((str(key), f"{short(name)} is nested too deeply, or holds itself"))
+                elif told := foreign(value, short(name), objects=True):
+                    problems.append((str(key), told))
                 elif is_link(value):
                     node.links[name] = (value[0], value[1])
                 else:
                     node.values[name] = value
-        if _is_deep(extra):
-            problems.append(("", "what comes with the workflow (extra_pnginfo) is nested too deeply, or holds itself"))
+        if told := _problem_of(extra):
+            problems.append(("", f"what comes with the workflow (extra_pnginfo) {told}"))
         if not problems and not nodes:
             problems.append(("", "the workflow has no nodes"))
         if problems:
             raise WorkflowError(problems)
-        return cls(nodes, extra if isinstance(extra, Mapping) else {})
+        return cls(nodes, extra)
 
     def set_values(self, settings: Mapping[str, Any], said: str = 'settings["{}"]') -> None:
         """Override values: ``{"3.seed": 7}``; ``said`` is how whoever set one wrote its name.
@@ -246,6 +252,23 @@ def _whole(digits: str) -> int:
 
 def _kind(value: Any) -> str:
     return "null" if value is None else a(type(value).__name__)
+
+
+def _problem_of(extra: Any) -> str:
+    """Why what comes with a workflow can't be put into files beside it, or ""."""
+    if not isinstance(extra, Mapping):
+        return f"is {_kind(extra)}: it must be an object"
+    if _is_deep(extra):
+        return "is nested too deeply, or holds itself"
+    for name in extra:
+        if not isinstance(name, str) or not _TEXT_NAME.fullmatch(name):
+            return f"has {_named(name)} by name: a picture takes names of Latin letters, digits and signs"
+    told = foreign(extra, "extra_pnginfo")
+    return f"can't be kept with it: {told}" if told else ""
+
+
+def _named(name: Any) -> str:
+    return short(name) if isinstance(name, str) else a(type(name).__name__)
 
 
 def _is_deep(value: Any) -> bool:

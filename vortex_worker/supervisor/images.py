@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from vortex_worker.supervisor.files import (
     read_input,
     whole,
 )
+from vortex_worker.supervisor.plain import as_json
 
 if TYPE_CHECKING:
     from PIL.Image import Exif, Image
@@ -119,7 +119,7 @@ def _png_texts(place: Place) -> PngInfo:
     info = PngInfo()
     for name, value in {"prompt": place.prompt, **place.extra}.items():
         if value:
-            info.add_text(str(name)[:79], json.dumps(value, default=str))
+            info.add_text(name[:79], as_json(value))
     return info
 
 
@@ -128,9 +128,9 @@ def _exif(place: Place) -> Exif:
 
     exif = Exif()
     if place.prompt:
-        exif[_EXIF_MODEL] = f"prompt:{json.dumps(place.prompt, default=str)}"
+        exif[_EXIF_MODEL] = f"prompt:{as_json(place.prompt)}"
     for tag, (name, value) in zip(range(_EXIF_MAKE, 0, -1), place.extra.items(), strict=False):
-        exif[tag] = f"{name}:{json.dumps(value, default=str)}"
+        exif[tag] = f"{name}:{as_json(value)}"
     return exif
 
 

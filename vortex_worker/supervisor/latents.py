@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from vortex_worker.supervisor.files import (
     read_input,
     whole,
 )
+from vortex_worker.supervisor.plain import as_json
 
 
 def _read(params: Mapping[str, Any], place: Place) -> dict[str, Any]:
@@ -41,9 +41,7 @@ def _save(inputs: Mapping[str, Any], params: Mapping[str, Any], place: Place) ->
         array = np.ascontiguousarray(samples.float())
     # The empty tensor tells latents of this form from the first ones, which were scaled.
     tensors = {"latent_tensor": array, "latent_format_version_0": np.zeros(0, np.float32)}
-    metadata = {
-        name: json.dumps(value, default=str) for name, value in {"prompt": place.prompt, **place.extra}.items() if value
-    }
+    metadata = {name: as_json(value) for name, value in {"prompt": place.prompt, **place.extra}.items() if value}
     try:
         with whole(next(new_files(params["filename_prefix"], ".latent", place))) as file:
             file.write(save(tensors, metadata))
