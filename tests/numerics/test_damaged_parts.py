@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ pytest.importorskip("transformers")
 import small_models
 from safetensors.torch import save_file
 
-from vortex_worker.executor.diffusion import separate
+from vortex_worker.executor.diffusion import checkpoint, controlnets, folder, parts, separate, weights
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:diffusers"),
@@ -38,6 +40,10 @@ def sound(kind: str) -> dict[str, Tensor]:
             return dict(small_models.sd1().unet.state_dict())
         case "sdxl":
             return small_models.ldm_unet(small_models.sdxl().unet)
+        case "control":
+            return dict(small_models.controlnet(small_models.sd1().unet).state_dict())
+        case "vae":
+            return small_models.ldm_vae(small_models.vae())
         case "sd3":
             return small_models.mmdit(small_models.sd3().transformer)
         case "l":
@@ -170,3 +176,118 @@ def test_other_unets_are_told_by_their_widths(tmp_path: Path) -> None:
         save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path)
         with pytest.raises(ValidationError, match=f"this U-Net is {what}: it takes one of Stable Diffusion 1, 2 or XL"):
             separate.load_model(path, CPU)
+
+
+@pytest.fixture
+def made() -> Iterator[list[str]]:
+    """The modules that are put into others from here on, by name."""
+    names: list[str] = []
+    handle = torch.nn.modules.module.register_module_module_registration_hook(lambda _, name, part: names.append(name))
+    yield names
+    handle.remove()
+
+
+LOADS: dict[str, Callable[[Path], Any]] = {
+    "sd1": lambda path: separate.load_model(path, CPU), "theirs": lambda path: separate.load_model(path, CPU),
+    "sd3": lambda path: separate.load_model(path, CPU), "control": lambda path: controlnets.load(path, CPU),
+    "vae": lambda path: checkpoint.load_vae(path, CPU), "l": lambda path: separate.load_text([path], "sd3", CPU),
+    "g": lambda path: separate.load_text([path], "sd3", CPU), "t5": lambda path: separate.load_text([path], "sd3", CPU),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "layers", "place"),
+    [
+        ("sd1", "input_blocks.{}.0.out_layers.3.weight", "input_blocks.100"),
+        ("sd1", "output_blocks.{}.0.x", "output_blocks.100"),
+        ("sd1", "output_blocks.x{}.0.x", "output_blocks"),
+        ("sd1", "middle_block.1.transformer_blocks.{}.x", "middle_block.1.transformer_blocks.100"),
+        ("theirs", "down_blocks.1.attentions.0.transformer_blocks.{}.x", "attentions.0.transformer_blocks.100"),
+        ("theirs", "down_blocks.0.resnets.{}.conv2.weight", "down_blocks.0.resnets.100"),
+        ("control", "controlnet_cond_embedding.blocks.{}.x", "controlnet_cond_embedding.blocks.100"),
+        ("vae", "encoder.down.0.block.{}.x", "encoder.down.0.block.100"),
+        ("vae", "decoder.up.{}.x", "decoder.up.100"),
+        ("l", "text_model.encoder.layers.{}.x", "encoder.layers.100"),
+        ("g", "text_model.encoder.layers.{}.x", "encoder.layers.100"),
+        ("t5", "encoder.block.{}.x", "encoder.block.100"),
+        ("sd3", "joint_blocks.{}.x", "joint_blocks.100"),
+    ],
+)
+def test_more_layers_than_any_model_has_are_refused_before_one_is_made(
+    tmp_path: Path, made: list[str], kind: str, layers: str, place: str
+) -> None:
+    """They kept a worker busy for half a minute."""
+    path = written(tmp_path, kind, **{layers.format(number): torch.ones(1) for number in range(40, 9000)})
+    made.clear()
+    with pytest.raises(ValidationError, match=rf"{re.escape(place)}.* at most 100 layers in one place"):
+        LOADS[kind](path)
+    assert made == []
+
+
+def test_a_layer_of_a_number_that_no_model_has_is_refused(tmp_path: Path, made: list[str]) -> None:
+    path = written(tmp_path, "sd1", **{"input_blocks.9999.0.op.weight": torch.ones(1)})
+    made.clear()
+    with pytest.raises(
+        ValidationError, match=r"the file has input_blocks.9999: there are at most 100 layers in one place"
+    ):
+        separate.load_model(path, CPU)
+    assert made == []
+
+
+def test_a_product_of_layers_is_refused_when_it_is_too_large(tmp_path: Path, made: list[str]) -> None:
+    many = {
+        f"down_blocks.{level}.attentions.{layer}.transformer_blocks.{depth}.x": torch.ones(1)
+        for level in range(3) for layer in range(90) for depth in range(40)
+    } | {
+        f"down_blocks.{level}.resnets.{layer}.conv2.weight": torch.ones(32, 32, 3, 3)
+        for level in range(3) for layer in range(90)
+    } | {f"mid_block.attentions.0.transformer_blocks.{depth}.x": torch.ones(1) for depth in range(40)}  # fmt: skip
+    path = written(tmp_path, "theirs", **{name: tensor for name, tensor in many.items() if name not in sound("theirs")})
+    made.clear()
+    with pytest.raises(ValidationError, match=r"no Stable Diffusion 1 U-Net: it would have more than 5000 modules"):
+        separate.load_model(path, CPU)
+    assert len(made) <= 5001
+
+
+def test_a_folder_that_asks_for_too_many_layers_is_refused(tmp_path: Path, made: list[str]) -> None:
+    small_models.save_folder(small_models.sd1(), tmp_path / "sd1")
+    for part, name in (
+        ("text_encoder", "num_hidden_layers"),
+        ("vae", "layers_per_block"),
+        ("unet", "layers_per_block"),
+    ):
+        path = tmp_path / "sd1" / part / "config.json"
+        before = path.read_text()
+        path.write_text(json.dumps(json.loads(before) | {name: 1_000_000_000}))
+        made.clear()
+        with pytest.raises(ValidationError, match="it would have more than 5000 modules"):
+            folder.load(tmp_path / "sd1", CPU)
+        assert len(made) <= 10_000  # of a part before it, too
+        path.write_text(before)
+
+
+def test_more_tensors_than_any_model_has_are_not_read(tmp_path: Path) -> None:
+    save_file({f"a{number}": torch.ones(1) for number in range(20_001)}, tmp_path / "x.safetensors")
+    with pytest.raises(ValidationError, match=r"x.safetensors has 20001 tensors: at most 20000 are read"):
+        weights.read(tmp_path / "x.safetensors")
+
+
+def test_the_largest_models_are_far_below_these_bounds(made: list[str]) -> None:
+    from diffusers import SD3Transformer2DModel, UNet2DConditionModel
+    from transformers import T5Config, T5EncoderModel
+
+    kinds = ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D")
+    sdxl = {
+        "down_block_types": kinds, "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2, 10), "block_out_channels": (320, 640, 1280),
+    }  # fmt: skip
+    makes: list[Callable[[], Any]] = [
+        lambda: UNet2DConditionModel(**sdxl),
+        lambda: SD3Transformer2DModel(num_layers=38, num_attention_heads=38, qk_norm="rms_norm"),
+        lambda: T5EncoderModel(T5Config(num_layers=24, feed_forward_proj="gated-gelu")),
+    ]
+    for make in makes:
+        made.clear()
+        with torch.device("meta"):
+            make()
+        assert len(made) < parts.MOST_MODULES / 2

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vortex_worker.executor.diffusion.names import Tensors, count
+from vortex_worker.executor.diffusion.names import Tensors, check_layers, count
 from vortex_worker.executor.diffusion.parts import build
 from vortex_worker.executor.diffusion.text import LENGTH, Tower
 from vortex_worker.executor.diffusion.tokenizer import shipped
@@ -52,6 +52,7 @@ def open_clip(tensors: Tensors, device: torch.device, layers: int | None = None)
     from transformers.models.clip.configuration_clip import CLIPTextConfig
     from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
 
+    check_layers(tensors)
     words, blocks = tensors["token_embedding.weight"], "transformer.resblocks."
     there = count(tensors, blocks)
     sizes = _sizes(words, tensors[blocks + "0.mlp.c_fc.weight"], there if layers is None else layers)
@@ -79,6 +80,7 @@ class _Sized:
 
 def _bare(tensors: Tensors, *unused: str) -> dict[str, Tensor]:
     """Without ``text_model.`` before the names, which some files leave out, and without what isn't used."""
+    check_layers(tensors)
     bare = {name.removeprefix("text_model."): tensor for name, tensor in tensors.items()}
     return {name: tensor for name, tensor in bare.items() if not name.startswith((*_SPARE, *unused))}
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from vortex_worker.errors import ValidationError
 from vortex_worker.executor.diffusion.weights import is_real, shortened
 
 #: Buffers that old files hold and new modules make themselves.
 _IGNORED = ("position_ids",)
+MOST_MODULES = 5000  # of one network, in one another: SDXL's U-Net has 1929, and this many are made in half a second
 
 
 def build(make: Callable[[], nn.Module], weights: Mapping[str, Tensor], what: str, device: torch.device) -> nn.Module:
@@ -31,7 +34,7 @@ def build(make: Callable[[], nn.Module], weights: Mapping[str, Tensor], what: st
         ValidationError: names, shapes or dtypes don't fit: missing and unexpected ones are listed, shortened.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _bounded(what):
             module = make()
     except ValidationError:
         raise
@@ -64,6 +67,24 @@ def build(make: Callable[[], nn.Module], weights: Mapping[str, Tensor], what: st
         if buffer.is_meta:  # not in the file, for it holds nothing learned
             _refill(module, name, device)
     return module.eval().requires_grad_(False)
+
+
+@contextmanager
+def _bounded(what: str) -> Iterator[None]:
+    """Making a module ends as soon as it has more parts than any that there is."""
+    count = 0
+
+    def counted(*_: object) -> None:
+        nonlocal count
+        count += 1
+        if count > MOST_MODULES:
+            raise ValidationError(f"the weights are no {what}: it would have more than {MOST_MODULES} modules")
+
+    handle = register_module_module_registration_hook(counted)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def shared_copy(module: nn.Module) -> nn.Module:

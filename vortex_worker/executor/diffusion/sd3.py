@@ -14,12 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from vortex_worker.errors import ValidationError
+from vortex_worker.executor.diffusion.names import Tensors, check_layers
 from vortex_worker.executor.diffusion.parts import build
 from vortex_worker.executor.diffusion.vae import VAE
 from vortex_worker.executor.diffusion.weights import read_folder, read_json
 from vortex_worker.executor.nodes.sampling.model import DiffusionModel, flow_sigmas
-
-Tensors = Mapping[str, Tensor]
 
 T5_TOKENS = 256  # diffusers' and the reference's number of them
 JOINT = 4096  # the text's width, a T5's
@@ -85,6 +84,7 @@ def from_tensors(tensors: Tensors, device: torch.device) -> DiffusionModel:
     from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
     from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 
+    check_layers(tensors)
     places = tensors["pos_embed"].shape[1]
     numbers = {name.split(".")[1] for name in tensors if name.startswith("joint_blocks.")}
     blocks = sorted(int(number) for number in numbers if number.isdecimal() and len(number) < 5)

@@ -17,7 +17,7 @@ from torch import Tensor
 from vortex_worker.errors import ValidationError
 from vortex_worker.executor.diffusion import clips, sd3, t5, unets
 from vortex_worker.executor.diffusion.families import FAMILIES, MODEL, SD1, SD2, SD3, SDXL, Family
-from vortex_worker.executor.diffusion.names import Tensors, count, under
+from vortex_worker.executor.diffusion.names import Tensors, check_layers, count, under
 from vortex_worker.executor.diffusion.parts import build
 from vortex_worker.executor.diffusion.text import TextEncoder
 from vortex_worker.executor.diffusion.vae import VAE
@@ -46,15 +46,14 @@ def load_vae(path: Path, device: torch.device) -> VAE:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     tensors = read(path).tensors
-    try:
+    with told_as_damage(f"{path.name} is no VAE", tensors):
         if any(name.startswith("encoder.down_blocks.") for name in tensors):
+            check_layers(tensors)
             config = _vae_config(_ldm_shapes(tensors))
             return VAE(build(lambda: AutoencoderKL(**config), tensors, "VAE", device))
         if not any(name.startswith(_VAE) for name in tensors):
             tensors = {_VAE + name: tensor for name, tensor in tensors.items()}
         return _vae(tensors, device)
-    except (KeyError, IndexError) as error:
-        raise ValidationError(f"{path.name} is no VAE: it lacks {error}") from None
 
 
 def _family(tensors: Tensors, name: str) -> Family:
@@ -99,7 +98,9 @@ def _vae(tensors: Tensors, device: torch.device) -> VAE:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     own = {name: tensor for name, tensor in tensors.items() if name.startswith(_VAE)}
-    config = _vae_config(under(own, _VAE))
+    bare = under(own, _VAE)
+    check_layers(bare)
+    config = _vae_config(bare)
     converted = convert_ldm_vae_checkpoint(own, config)
     return VAE(build(lambda: AutoencoderKL(**config), converted, "VAE", device))
 

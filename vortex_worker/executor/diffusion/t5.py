@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vortex_worker.errors import ValidationError
 from vortex_worker.executor.diffusion import embedding
-from vortex_worker.executor.diffusion.names import Tensors, count
+from vortex_worker.executor.diffusion.names import Tensors, check_layers, count
 from vortex_worker.executor.diffusion.parts import build
 from vortex_worker.executor.diffusion.prompt import weighted
 from vortex_worker.executor.diffusion.tokenizer import T5_VOCABULARY, t5_words
@@ -76,6 +76,7 @@ def from_tensors(tensors: Tensors, device: torch.device) -> T5:
     from transformers.models.t5.modeling_t5 import T5EncoderModel
 
     own = {name: tensor for name, tensor in tensors.items() if not name.startswith(("decoder.", "lm_head."))}
+    check_layers(own)
     table = own[next((name for name in _TABLES if name in own), _TABLES[0])]
     if table.shape[0] < T5_VOCABULARY:
         raise ValidationError(

@@ -9,7 +9,7 @@ import torch
 
 from vortex_worker.errors import ValidationError
 from vortex_worker.executor.diffusion.families import MODEL, SD1, SD2, SDXL, Family
-from vortex_worker.executor.diffusion.names import Tensors, count, number
+from vortex_worker.executor.diffusion.names import Tensors, check_layers, count, number
 from vortex_worker.executor.diffusion.networks import UNet, sdxl_extras
 from vortex_worker.executor.diffusion.parts import build
 from vortex_worker.executor.nodes.sampling.model import DiffusionModel, zero_terminal
@@ -60,6 +60,7 @@ def from_tensors(
 
 def config_of(unet: Tensors, family: Family | None = None) -> tuple[dict[str, Any], Family]:
     """diffusers' configuration of a U-Net, under either naming, and its family. Raises as ``from_tensors``."""
+    check_layers(unet)
     config = _diffusers_config(unet) if is_under_diffusers_names(unet) else _config(unet)
     family = family or _family(config)
     # diffusers' name for the number of heads: 8 in the first family, of 64 channels each in the others.

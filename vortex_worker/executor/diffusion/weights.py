@@ -21,6 +21,7 @@ from vortex_worker.errors import ValidationError
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 _MAX_JSON = 16 << 20  # bytes: a vocabulary is one or two MB
 _MAX_SHARDS = 1000
+_MOST_TENSORS = 20_000  # Stable Diffusion XL's checkpoints have 2,515
 _SHOWN = 5
 #: Of those that safetensors knows, what torch has as well.
 _DTYPES = (
@@ -56,7 +57,10 @@ def read(path: Path) -> Weights:
 
     try:
         with safe_open(path, framework="pt") as file:
-            return Weights({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {})  # noqa: SIM118
+            names = file.keys()
+            if len(names) > _MOST_TENSORS:
+                raise ValidationError(f"{path.name} has {len(names)} tensors: at most {_MOST_TENSORS} are read")
+            return Weights({name: file.get_tensor(name) for name in names}, file.metadata() or {})
     except OSError as error:
         said = error.strerror or str(error).removesuffix(f": {path}")
         raise ValidationError(f"{path.name} can't be read: {said}") from None
