@@ -31,15 +31,16 @@ def written(tensors: dict[str, Tensor], path: Path, prefix: str = "") -> Path:
 
 
 class Shelf:
-    """Two families, and for each its ControlNet under three spellings; for the first a second one, too."""
+    """Three families, and for each its ControlNet under three spellings; for the first a second one, too."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.pipelines = {"sd1": small_models.sd1(), "sdxl": small_models.sdxl()}
+        self.pipelines = {"sd1": small_models.sd1(), "sd2": small_models.sd2(), "sdxl": small_models.sdxl()}
         self.nets = {}
         (folder / "checkpoints").mkdir()
         for family, pipeline in self.pipelines.items():
-            small_models.save_file(pipeline, folder / "checkpoints" / f"{family}.safetensors")
+            sign = {"v_pred": torch.zeros(1)} if family == "sd2" else None
+            small_models.save_file(pipeline, folder / "checkpoints" / f"{family}.safetensors", sign)
             net = self.nets[family] = small_models.controlnet(pipeline.unet)
             written(net.state_dict(), folder / "controlnet" / f"{family}_theirs.safetensors")
             written(small_models.ldm_controlnet(net), folder / "controlnet" / f"{family}_bare.safetensors")
@@ -52,10 +53,12 @@ class Shelf:
 
     def reference(self, family: str, nets: Any, images: Any, **more: Any) -> Tensor:
         """diffusers' picture, [1, height, width, 3]."""
-        of = {"sd1": diffusers.StableDiffusionControlNetPipeline, "sdxl": diffusers.StableDiffusionXLControlNetPipeline}
         parts = {**self.pipelines[family].components, "controlnet": nets}
         more = {"controlnet_conditioning_scale": 0.8, **more}
-        pipeline = of[family](**parts, **({"requires_safety_checker": False} if family == "sd1" else {}))
+        if family == "sdxl":
+            pipeline = diffusers.StableDiffusionXLControlNetPipeline(**parts)
+        else:
+            pipeline = diffusers.StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
         pipeline.set_progress_bar_config(disable=True)
         out: Tensor = pipeline(
             TEXTS[0], negative_prompt=TEXTS[1], image=images, guidance_scale=CFG, latents=noise(SEED, SIDE),
@@ -107,7 +110,7 @@ def drawn(fabric: Any, family: str, *nets: tuple[str, int, dict[str, Any]], simp
     return image
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 @pytest.mark.parametrize("spelling", ["theirs", "bare", "control"])
 def test_a_controlnet_equals_diffusers(fabric: Any, shelf: Shelf, family: str, spelling: str) -> None:
     image = drawn(fabric, family, (f"{family}_{spelling}.safetensors", 0xFF8020, {}))

@@ -266,6 +266,35 @@ def test_a_folder_that_asks_for_too_many_layers_is_refused(tmp_path: Path, made:
         path.write_text(before)
 
 
+@pytest.mark.parametrize(
+    ("part", "changes", "said"),
+    [
+        (
+            "scheduler/scheduler_config.json",
+            {"prediction_type": ["epsilon"]},
+            r"predicts \['epsilon'\]: it takes epsilon",
+        ),
+        ("scheduler/scheduler_config.json", {"prediction_type": {}}, r"the scheduler predicts {}: it takes epsilon"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": True}, "the scheduler has True steps"),
+        ("vae/config.json", {"scaling_factor": "x"}, "the VAE's scaling_factor is 'x': it takes a number, not 0"),
+        ("vae/config.json", {"scaling_factor": 0}, "the VAE's scaling_factor is 0: it takes a number, not 0"),
+        ("vae/config.json", {"scaling_factor": float("nan")}, "the VAE's scaling_factor is nan: it takes a number"),
+        ("vae/config.json", {"scaling_factor": None}, "the VAE's scaling_factor is None: it takes a number"),
+        ("vae/config.json", {"scaling_factor": 10**400}, r"the VAE's scaling_factor is 1000\d+: it takes a number"),
+        ("vae/config.json", {"shift_factor": []}, r"the VAE's shift_factor is \[\]: it takes a number"),
+        ("vae/config.json", {"shift_factor": float("inf")}, "the VAE's shift_factor is inf: it takes a number"),
+    ],
+    ids=lambda value: "",
+)
+def test_a_folder_whose_settings_make_no_sense_is_refused(
+    tmp_path: Path, part: str, changes: dict[str, Any], said: str
+) -> None:
+    path = small_models.save_folder(small_models.sd1(), tmp_path / "sd1") / part
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ValidationError, match=said):
+        folder.load(tmp_path / "sd1", CPU)
+
+
 def test_more_tensors_than_any_model_has_are_not_read(tmp_path: Path) -> None:
     save_file({f"a{number}": torch.ones(1) for number in range(20_001)}, tmp_path / "x.safetensors")
     with pytest.raises(ValidationError, match=r"x.safetensors has 20001 tensors: at most 20000 are read"):

@@ -53,7 +53,17 @@ def load_vae(path: Path, device: torch.device) -> VAE:
     """The VAE of a folder that holds one."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-    return VAE(_diffusers(AutoencoderKL, path, "VAE", device))
+    module: Any = _diffusers(AutoencoderKL, path, "VAE", device)
+    scale, shift = module.config.scaling_factor, module.config.shift_factor
+    if not _is_number(scale) or scale == 0:
+        raise ValidationError(f"the VAE's scaling_factor is {scale!r:.50}: it takes a number, not 0")
+    if shift is not None and not _is_number(shift):
+        raise ValidationError(f"the VAE's shift_factor is {shift!r:.50}: it takes a number")
+    return VAE(module)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30  # nor infinite, nor NaN
 
 
 def _unet(path: Path, vae: VAE, device: torch.device) -> DiffusionModel:
@@ -68,7 +78,7 @@ def _unet(path: Path, vae: VAE, device: torch.device) -> DiffusionModel:
         )
     scheduler = read_json(path / "scheduler" / "scheduler_config.json")
     prediction = scheduler.get("prediction_type", "epsilon")
-    if prediction not in _PREDICTIONS:
+    if not isinstance(prediction, str) or prediction not in _PREDICTIONS:
         raise ValidationError(f"the scheduler predicts {prediction!r:.50}: it takes {', '.join(_PREDICTIONS)}")
     model = DiffusionModel(
         UNet(module),
