@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import small_models
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from shelf import CHECKPOINT, QUIET, Shelf
 
 import vortex_worker as vw
-from vortex_worker.errors import ValidationError, WorkflowError
+from vortex_worker.errors import ExecutionError, ValidationError, WorkflowError
 
 pytestmark = QUIET
 
@@ -80,8 +80,6 @@ def test_models_that_are_not_there_are_told_before_anything_runs(fabric: Any) ->
     ],
 )
 def test_bad_checkpoints_are_refused(fabric: Any, shelf: Shelf, damage: str, said: str) -> None:
-    from safetensors.torch import load_file, save_file
-
     good, path = shelf.folder / "checkpoints" / CHECKPOINT, shelf.under("bad") / f"{damage}.safetensors"
     tensors = load_file(good)
     match damage:
@@ -129,8 +127,6 @@ def test_a_model_takes_its_own_conditioning(fabric: Any) -> None:
     ],
 )
 def test_a_damaged_flow_model_is_refused(fabric: Any, flow: Any, shelf: Shelf, without: str, said: str) -> None:
-    from safetensors.torch import load_file, save_file
-
     tensors = load_file(shelf.folder / "checkpoints" / "sd3.safetensors")
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(without)}
     save_file(kept, shelf.under("bad") / "sd3.safetensors")
@@ -214,3 +210,46 @@ def test_where_another_node_names_the_file_any_of_its_kind_counts(fabric: Any, s
     save_file(tensors, folder / "b.safetensors")
     assert ran() == {"style"}
     assert ran() == set()
+
+
+@pytest.mark.parametrize(
+    ("tensor", "value", "said"),
+    [
+        ("model.diffusion_model.out.2.bias", "nan", r"the model gave NaN or infinity at step 1 of 2"),
+        (
+            "cond_stage_model.transformer.text_model.final_layer_norm.weight",
+            "nan",
+            r"the text encoder gave NaN or infinity for 'a cat'$",
+        ),
+        ("first_stage_model.decoder.conv_out.bias", "nan", r"the VAE gave NaN or infinity for picture 1 of 1"),
+        ("first_stage_model.decoder.conv_out.bias", "inf", r"the VAE gave NaN or infinity for picture 1 of 1"),
+        ("first_stage_model.encoder.conv_in.bias", "nan", r"the VAE gave NaN or infinity for picture 1 of 1"),
+    ],
+    ids=["model", "text", "decoder", "infinite", "encoder"],
+)
+@pytest.mark.parametrize("tiled", ["", "Tiled"])
+def test_a_part_that_gives_nan_is_told_as_that(
+    fabric: Any, shelf: Shelf, tmp_path: Path, tensor: str, value: str, said: str, tiled: str
+) -> None:
+    """And no black picture is saved."""
+    tensors = load_file(shelf.folder / "checkpoints" / CHECKPOINT)
+    tensors[tensor] = torch.full_like(tensors[tensor], float(value))
+    save_file(tensors, shelf.under("bad") / "nan.safetensors")
+    graph = {
+        **_load("CheckpointLoaderSimple", ckpt_name="bad/nan.safetensors"),
+        "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["load", 1], "text": "a cat"}},
+        "image": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64}},
+        "encode": {"class_type": "VAEEncode" + tiled, "inputs": {"vae": ["load", 2], "pixels": ["image", 0]}},
+        "sample": {
+            "class_type": "KSampler",
+            "inputs": {
+                "model": ["load", 0], "positive": ["text", 0], "negative": ["text", 0], "latent_image": ["encode", 0],
+                "steps": 2,
+            },
+        },
+        "decode": {"class_type": "VAEDecode" + tiled, "inputs": {"vae": ["load", 2], "samples": ["sample", 0]}},
+        "save": {"class_type": "SaveImage", "inputs": {"images": ["decode", 0]}},
+    }  # fmt: skip
+    with pytest.raises(ExecutionError, match=said):
+        fabric.run_workflow(graph, output_dir=tmp_path)
+    assert not list(tmp_path.iterdir())

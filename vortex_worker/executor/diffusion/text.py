@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from vortex_worker.errors import ValidationError
+from vortex_worker.errors import ExecutionError, ValidationError
 from vortex_worker.executor.diffusion import embedding
 from vortex_worker.executor.diffusion.prompt import Token, chunks
 from vortex_worker.executor.diffusion.t5 import T5
@@ -106,6 +106,9 @@ class TextEncoder:
 
         Args:
             third: the T5's prompt; None: the last tower's.
+
+        Raises:
+            ExecutionError: they give NaN or infinity.
         """
         rows = [self._rows(place, text) for place, text in enumerate(texts)]
         most = max(map(len, rows), default=0)
@@ -116,9 +119,9 @@ class TextEncoder:
             hidden.append(given[0].cpu())
             pooled.append(given[1].cpu())
         if not self.joint:
-            return torch.cat(hidden, -1), pooled[-1]
+            return _finite(torch.cat(hidden, -1), pooled[-1], texts)
         behind = self.t5.encode(texts[-1] if third is None else third) if self.t5 else None
-        return self._joined(hidden, pooled, behind)
+        return _finite(*self._joined(hidden, pooled, behind), texts)
 
     def _joined(self, hidden: list[Tensor], pooled: list[Tensor], behind: Tensor | None) -> tuple[Tensor, Tensor]:
         """The towers' outputs as Stable Diffusion 3 takes them, with zeros for what there isn't."""
@@ -149,6 +152,12 @@ class TextEncoder:
         name, rest = embedding.named(word)
         rows = embedding.rows(name, [tower.table.embedding_dim for tower in self.towers])
         return [*rows.get(place, ()), *(encode(rest) if rest else ())]
+
+
+def _finite(cond: Tensor, pooled: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    if not (cond.isfinite().all() and pooled.isfinite().all()):
+        raise ExecutionError(f"the text encoder gave NaN or infinity for {', '.join(map(repr, texts))[:200]}")
+    return cond, pooled
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vortex_worker.errors import ExecutionError
+
 Report = Callable[[int, int], None]
 
 
@@ -24,7 +26,7 @@ class VAE:
         """[B, C, h, w] → images [B, H, W, 3], 0 to 1; one at a time, which bounds the memory."""
         images = []
         for number, sample in enumerate(samples):
-            images.append(self._decode(sample[None]))
+            images.append(_finite(self._decode(sample[None]), number, len(samples)))
             report(number + 1, len(samples))
         return _images(torch.cat(images))
 
@@ -32,7 +34,7 @@ class VAE:
         """Images [B, H, W, C] → the mean latents [B, c, h, w]. Edges that fill no whole latent are cut off."""
         latents = []
         for number, image in enumerate(self.cropped(images)):
-            latents.append(self._encode(image[None, ..., :3]))
+            latents.append(_finite(self._encode(image[None, ..., :3]), number, len(images)))
             report(number + 1, len(images))
         return torch.cat(latents)
 
@@ -66,6 +68,17 @@ class VAE:
         return latents.float().cpu()
 
 
+def _finite(planes: Tensor, number: int, count: int) -> Tensor:
+    """``planes``, if they are. A picture of NaN would be saved as a black one.
+
+    Raises:
+        ExecutionError: they aren't.
+    """
+    if not planes.isfinite().all():
+        raise ExecutionError(f"the VAE gave NaN or infinity for picture {number + 1} of {count}")
+    return planes
+
+
 def _images(pixels: Tensor) -> Tensor:
     return (pixels / 2 + 0.5).clamp(0, 1).movedim(1, -1)
 
@@ -79,7 +92,7 @@ def _tiled(
     rows, columns = _starts(height, size, overlap), _starts(width, size, overlap)
     total, whole = len(rows) * len(columns) * len(planes), []
     done = 0
-    for plane in planes:
+    for number, plane in enumerate(planes):
         out = mass = None
         for top in rows:
             for left in columns:
@@ -98,7 +111,7 @@ def _tiled(
                 report(done, total)
         assert out is not None
         assert mass is not None
-        whole.append(out / mass)
+        whole.append(_finite(out / mass, number, len(planes)))
     return torch.cat(whole)
 
 
