@@ -48,6 +48,9 @@ def decoded(data: bytes) -> tuple[Tensor, Tensor]:
             pixels, mask = _decode(picture)
     except (ValidationError, MemoryError):
         raise
+    except Image.DecompressionBombError:
+        many = f"DecompressionBombError: at most {_MAX_PIXELS} pixels are decoded"  # Pillow's own limit is a higher one
+        raise ValidationError(f"'data' is an image that can't be decoded: {many}") from None
     except UnidentifiedImageError:
         raise ValidationError(f"'data' is {len(data)} bytes of no image: it takes {', '.join(_FORMATS)}") from None
     except Exception as error:  # Pillow raises whatever its decoders stumble over
