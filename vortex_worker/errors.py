@@ -35,6 +35,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 _MOST_SHOWN = 100  # problems of a workflow in a message
+_LONGEST_ID = 100  # letters of a node's id there
 
 
 class VortexError(Exception):
@@ -43,6 +44,14 @@ class VortexError(Exception):
 
 class ConfigError(VortexError):
     """A setting is missing or bad. The message names it, what it held and what it takes."""
+
+
+def shown_id(node: str) -> str:
+    """A node's id as a message may have it: a stranger's workflow may call a node a page of text, and forge lines."""
+    shown = node[:_LONGEST_ID]
+    if not shown.isprintable():
+        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+    return shown if len(node) <= _LONGEST_ID else shown + "…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +78,7 @@ class WorkflowError(VortexError):
 
     def __init__(self, problems: Iterable[Problem | tuple[str, str]]) -> None:
         self.found = [given if isinstance(given, Problem) else Problem(*given) for given in problems]
-        lines = [f"node {p.node}: {p.text}" if p.node else p.text for p in self.found[:_MOST_SHOWN]]
+        lines = [f"node {shown_id(p.node)}: {p.text}" if p.node else p.text for p in self.found[:_MOST_SHOWN]]
         if len(self.found) > _MOST_SHOWN:
             lines.append(f"and {len(self.found) - _MOST_SHOWN} more problems")
         super().__init__("\n".join(lines))

@@ -133,6 +133,7 @@ def test_a_missing_file_is_told_so(tmp_path):
         (with_inputs("3", steps="four"), "3", "'steps' is 'four': it takes a whole number, 1 to 100"),
         (with_inputs("3", steps=True), "3", "'steps' is True"),
         (with_inputs("3", name="eulr"), "3", "did you mean 'euler'"),
+        (with_inputs("3", name="EULER"), "3", "did you mean 'euler'"),
         (with_inputs("2", seed=-1), "2", "at least 0"),
         ({"3": GOOD["3"]}, "3", "which is not there"),
         ({"3": {"class_type": "Sample", "inputs": {}}}, "3", "'model' is missing"),
@@ -348,3 +349,23 @@ def test_guesses_at_what_was_meant_end_where_they_would_take_long(monkeypatch):
     problems = problems_of({str(n): {"class_type": "Any", "inputs": {"value": [f"x{n}", 0]}} for n in range(count)})
     assert len(problems) == count
     assert 0 < sum(compared) <= 100_000
+
+
+@pytest.mark.parametrize("node", ["1\nnode 2: fine", "\x1b[31m\u202e", "x" * 100_000], ids=["line", "terminal", "page"])
+def test_an_id_can_neither_forge_a_line_nor_fill_the_screen(node):
+    for workflow in (
+        {node: {"class_type": "y" * 100_000, "inputs": {}}},
+        {node: {"class_type": "Load"}, "3": {"class_type": "Any", "inputs": {"value": [node, 7]}}},
+        {node: {"class_type": "Load"}, "3": {"class_type": "Sample", "inputs": {"latent": [node, 0], "name": "heun"}}},
+        {"3": {"class_type": "Any", "inputs": {"value": [node, 0], "z" * 100_000: [node, 0]}}},
+    ):
+        with pytest.raises(WorkflowError) as caught:
+            check(Graph.read(workflow), SPECS)
+        lines = str(caught.value).split("\n")
+        assert len(lines) == len(caught.value.problems)
+        assert str(caught.value).replace("\n", "").isprintable()
+        assert all(len(line) < 500 for line in lines)
+    with pytest.raises(WorkflowError) as caught:
+        Graph.read(GOOD).target_nodes(SPECS, [node])
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500

@@ -330,4 +330,8 @@ def a(noun: str) -> str:
 def _nearest(name: Any, known: Iterable[str], most: int, cutoff: float) -> list[str]:
     if not isinstance(name, str):
         return []
-    return difflib.get_close_matches(name[:200], list(known), n=most, cutoff=cutoff)
+    by_lower: dict[str, list[str]] = {}  # who writes EULER means euler
+    for other in known:
+        by_lower.setdefault(other.lower(), []).append(other)
+    meant = difflib.get_close_matches(name[:200].lower(), by_lower, n=most, cutoff=cutoff)
+    return [other for lower in meant for other in by_lower[lower]][:most]

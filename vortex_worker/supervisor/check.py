@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from vortex_worker.errors import Problem, WorkflowError
+from vortex_worker.errors import Problem, WorkflowError, shown_id
 from vortex_worker.executor.ports import REQUIRED, OpSpec, Param
 from vortex_worker.executor.validation import a, few, near, param_problem
 from vortex_worker.ipc.protocol import printable
@@ -51,7 +51,7 @@ def problems_of(
         spec = specs.get(node.class_type)
         if spec is None:
             meant = guess(node.class_type, specs)
-            text = f"there is no node {node.class_type!r}{meant}"
+            text = f"there is no node {short(node.class_type)}{meant}"
             if not hinted:
                 text, hinted = text + ("" if meant else ".") + _ELSEWHERE, True
                 text += f". These did not load: {few(node.class_type, failed)}" if failed else ""
@@ -95,7 +95,9 @@ def drop_unknown(graph: Graph, specs: Mapping[str, OpSpec], settings: Iterable[s
         if unknown and len(told) < _MOST_TOLD:
             names = ", ".join(short(name) + _bracketed(guess(name, known)) for name in unknown[:_MOST_TOLD])
             names += f" and {len(unknown) - _MOST_TOLD} more" * (len(unknown) > _MOST_TOLD)
-            told.append(printable(f"node {node.id:.60} ({node.class_type:.60}) has no input {names}: passed over"))
+            told.append(
+                printable(f"node {shown_id(node.id)} ({node.class_type:.60}) has no input {names}: passed over")
+            )
         elif unknown:
             more += 1
     return told + [f"{more} more nodes have inputs that are passed over"] * bool(more)
@@ -119,7 +121,7 @@ def _node_problems(
     known = [*ports, *params]
     for name in [*node.values, *node.links]:
         if name not in ports and name not in params:
-            yield problem(f"{spec.name} has no input {name!r}{guess(name, known)}", "unknown_input", name)
+            yield problem(f"{spec.name} has no input {short(name)}{guess(name, known)}", "unknown_input", name)
     for name, port in ports.items():
         if name in node.values and _PLAIN_TYPES.isdisjoint(port.type.split(",")):
             text = f"{said(name)!r} takes a link to {a(port.type)}, not {short(node.values[name])}"
@@ -136,7 +138,7 @@ def _node_problems(
     for name, (source, slot) in node.links.items():
         origin = graph.nodes.get(source)
         if origin is None:
-            text = f"{said(name)!r} links to node {source!r}, which is not there{guess(source, graph.nodes)}"
+            text = f"{short(said(name))} links to node {short(source)}, which is not there{guess(source, graph.nodes)}"
             yield problem(text, "bad_linked_input", name)
             continue
         given = specs.get(origin.class_type)
@@ -144,7 +146,7 @@ def _node_problems(
             continue  # told of that node itself
         if slot >= len(given.outputs):
             text = (
-                f"{said(name)!r} links to slot {slot} of node {source} ({origin.class_type}), "
+                f"{short(said(name))} links to slot {slot} of node {shown_id(source)} ({origin.class_type}), "
                 f"which has {len(given.outputs)} output{'s' * (len(given.outputs) != 1)}"
             )
             yield problem(text, "bad_linked_input", name)
@@ -152,7 +154,7 @@ def _node_problems(
             wanted = (ports.get(name) or params[name]).type
             if not fits(given.outputs[slot].type, wanted):
                 text = (
-                    f"{said(name)!r} takes {wanted}, but slot {slot} of node {source} "
+                    f"{short(said(name))} takes {wanted}, but slot {slot} of node {shown_id(source)} "
                     f"({origin.class_type}) gives {given.outputs[slot].type}"
                 )
                 yield problem(text, "return_type_mismatch", name)

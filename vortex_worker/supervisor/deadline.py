@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from vortex_worker.errors import DeadlineExceeded, QueueFull
+from vortex_worker.errors import DeadlineExceeded, QueueFull, shown_id
 from vortex_worker.supervisor.job import Job, JobState, monotonic_deadline
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Deadline:
         """Say of a job's error what the workflow's deadline was: the job's own was only what was left of it."""
         passed = self._seconds is not None and time.monotonic_ns() >= self._at  # a node may raise it when it likes
         if passed and "doing" in error.details:
-            error.message = self.exceeded(f"node {node} ({class_type}) {error.details['doing']}").message
+            error.message = self.exceeded(f"node {shown_id(node)} ({class_type}) {error.details['doing']}").message
 
 
 def exceeded(task: Task) -> DeadlineExceeded:

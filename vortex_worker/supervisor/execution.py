@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from vortex_worker.errors import DeadlineExceeded, JobError, OOMSoft, OutOfArena, ValidationError
+from vortex_worker.errors import DeadlineExceeded, JobError, OOMSoft, OutOfArena, ValidationError, shown_id
 from vortex_worker.executor.validation import check_outputs, linked_problems, one_line
 from vortex_worker.supervisor.hidden import hidden_of
 from vortex_worker.supervisor.lists import gathered, is_spread, spread
@@ -153,7 +153,9 @@ class Execution:
         told: dict[str, str] = {}
         for key, error in errors.items():
             name = self._graph.nodes[key].class_type
-            about = f"node {key:.60} ({name:.60}) can't say whether it has changed (IS_CHANGED), and runs each time"
+            about = (
+                f"node {shown_id(key)} ({name:.60}) can't say whether it has changed (IS_CHANGED), and runs each time"
+            )
             told.setdefault(name, one_line(f"{about}: {error}", _MOST_SAID))
         for name, text in told.items():
             self._result.warnings.append(text)
@@ -275,9 +277,11 @@ class Execution:
         ports, given = {port.name for port in spec.inputs}, runs.given[place]
         inputs = {name: value for name, value in given.items() if name in ports}
         params = {name: value for name, value in given.items() if name not in ports}
-        doing = f"node {key} ({node.class_type}) was to run" + f", {place + 1} of {len(runs.given)}" * runs.spread
+        doing = (
+            f"node {shown_id(key)} ({node.class_type}) was to run" + f", {place + 1} of {len(runs.given)}" * runs.spread
+        )
         if runs.asking:
-            doing = f"node {key} ({node.class_type}) was asked what it needs (check_lazy_status)"
+            doing = f"node {shown_id(key)} ({node.class_type}) was asked what it needs (check_lazy_status)"
             ask = partial(self._fabric.ask, node.class_type, "NEEDS")
             job = self._until.submitted(ask, inputs=inputs, params=params, doing=doing)
         else:

@@ -120,7 +120,9 @@ class Graph:
             if not dot or not name:
                 problems.append(("", f"{said.format(target)}: it takes NODE.INPUT"))
             elif node_id not in self.nodes:
-                problems.append(("", f"{said.format(target)}: there is no node {node_id!r}{near(node_id, self.nodes)}"))
+                problems.append(
+                    ("", f"{said.format(target)}: there is no node {short(node_id)}{near(node_id, self.nodes)}")
+                )
             elif _is_deep(value):
                 problems.append((node_id, f"{said.format(target)} is nested too deeply, or holds itself"))
             else:
@@ -138,7 +140,7 @@ class Graph:
         if chosen is not None:
             wanted = list(dict.fromkeys(map(str, chosen)))
             missing = [
-                Problem("", f"there is no node {key!r}{near(key, self.nodes)}")
+                Problem("", f"there is no node {short(key)}{near(key, self.nodes)}")
                 for key in wanted
                 if key not in self.nodes
             ]

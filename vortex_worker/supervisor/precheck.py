@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from vortex_worker.errors import JobError, Problem, ValidationError
+from vortex_worker.errors import JobError, Problem, ValidationError, shown_id
 from vortex_worker.executor.ports import PRECHECK_TYPES
 from vortex_worker.executor.validation import one_line
 from vortex_worker.supervisor.hidden import linked_types
@@ -77,7 +77,7 @@ def ask(
             linked: dict[str, Any] = dict.fromkeys(node.links) if question == "CHANGED" else {}
             if question == "PRECHECK":
                 linked = linked_types(graph, specs, node, specs[node.class_type].hidden)
-            doing = _DOING[question].format(node=key, class_type=node.class_type)
+            doing = _DOING[question].format(node=shown_id(key), class_type=node.class_type)
             job = until.submitted(fabric.ask, node.class_type, question, params=linked | values, doing=doing)
             asked[key] = job, doing
     answers: dict[str, Any | JobError] = {}

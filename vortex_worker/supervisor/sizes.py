@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from vortex_worker.errors import Problem
+from vortex_worker.errors import Problem, shown_id
 from vortex_worker.executor.ports import BUILTIN, OpSpec
 from vortex_worker.supervisor.graph import Graph
 from vortex_worker.supervisor.images import size_problem
@@ -28,7 +28,7 @@ def picture_problems(graph: Graph, specs: Mapping[str, OpSpec], keys: Iterable[s
         size = _size(graph, specs, source)
         form = node.values.get("format", _SAVES[node.class_type])
         if size and (text := size_problem(size, form)):
-            text = f"'images' come from node {source}: {text}"
+            text = f"'images' come from node {shown_id(source)}: {text}"
             problems.append(Problem(key, text, "custom_validation_failed", "images", class_type=node.class_type))
     return problems
 
