@@ -115,6 +115,20 @@ def test_a_model_takes_its_own_conditioning(fabric: Any) -> None:
     wrong = {"samples": torch.ones(1, 16, 8, 8)}
     with pytest.raises(ValidationError, match=r"'latent' has 16 channels: it takes 4"):
         fabric.run("KSampler", {"model": sd1["model"], "positive": cond, "negative": cond, "latent": wrong})
+    for shape in ((4, 8, 8), (1, 4, 1, 8, 8)):
+        flat = {"samples": torch.zeros(shape)}
+        with pytest.raises(
+            ValidationError, match=r"'latent' is a tensor .*: it takes \[batch, channels, height, width\]"
+        ):
+            fabric.run("KSampler", {"model": sd1["model"], "positive": cond, "negative": cond, "latent": flat})
+    for dtype in (torch.int8, torch.complex64):
+        whole = {"samples": torch.ones(1, 4, 8, 8, dtype=dtype)}
+        with pytest.raises(ValidationError, match=f"'samples' is of {dtype}: it takes a floating-point tensor"):
+            fabric.run("VAEDecode", {"vae": sd1["vae"], "samples": whole})
+    large = fabric.run("CLIPTextEncode", {"clip": sdxl["clip"]}, {"text": "a cat"})["conditioning"]
+    narrow = [[large[0][0], {"pooled_output": torch.zeros(1, 5)}]]
+    with pytest.raises(ValidationError, match="'negative' has a pooled_output of width 5: this model takes 128"):
+        fabric.run("KSampler", {"model": sdxl["model"], "positive": large, "negative": narrow, "latent": latent})
 
 
 @pytest.mark.parametrize(

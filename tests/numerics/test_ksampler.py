@@ -252,7 +252,17 @@ def test_says_when_the_latent_was_broken() -> None:
         ({"latent": {"samples": torch.zeros(3, 2, 4, 4), "batch_index": [1, 2]}}, "bad batch_index"),
         ({"latent": {"samples": torch.zeros(3, 2, 4, 4), "batch_index": [1, 2, 5000]}}, "bad batch_index"),
         ({"latent": {"samples": torch.zeros(3, 2, 4, 4), "noise_mask": torch.ones(1)}}, "bad noise_mask"),
+        (
+            {"latent": {"samples": torch.zeros(3, 2, 4, 4), "noise_mask": torch.full((4, 4), float("nan"))}},
+            r"bad noise_mask: it takes \[3 or 1, …, height, width\], 0 to 1",
+        ),
+        ({"latent": {"samples": torch.zeros(3, 2, 0, 4)}}, r"'latent' is a tensor \[3, 2, 0, 4\]: .* none of them 0"),
+        ({"latent": {"samples": torch.zeros(0, 2, 4, 4)}}, r"'latent' is a tensor \[0, 2, 4, 4\]: .* none of them 0"),
         ({"negative": conditioning(1.0, 2.0)}, "'negative' is a tensor"),
+        (
+            {"negative": [[torch.zeros(1, 1, dtype=torch.cfloat), {}]]},
+            "'negative' is of torch.complex64: it takes real numbers",
+        ),
         ({"denoise": 1e-9}, "'denoise' is 1e-09: with 20 steps it takes 0, or at least 2e-05"),
         ({"sampler_name": "eular"}, "did you mean 'euler'"),
         ({"seed": 1 << 64}, "'seed'"),

@@ -19,9 +19,14 @@ class UNet:
     """``UNet2DConditionModel``: noisy latents, timesteps and text [B, tokens, width] → noise or velocity."""
 
     is_controllable = True
+    of_pictures = True  # latents have a height and a width
 
     def __init__(self, module: nn.Module) -> None:
         self.module: Any = module
+        config: Any = module.config
+        if config.addition_embed_type == "text_time":  # pooled text beside six sizes
+            beside = len(SIZES) * config.addition_time_embed_dim
+            self.pooled_width: int = config.projection_class_embeddings_input_dim - beside
 
     @property
     def blocks(self) -> Blocks:

@@ -34,10 +34,13 @@ class Transformer:
     Sides that fill no whole patch go on at their other end, as in ComfyUI.
     """
 
+    of_pictures = True
+
     def __init__(self, module: nn.Module) -> None:
         self.module: Any = module
         config: Any = module.config
         self._patch: int = config.patch_size
+        self.pooled_width: int = config.pooled_projection_dim
 
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor, *, pooled: Tensor) -> Tensor:
         dtype = next(self.module.parameters()).dtype

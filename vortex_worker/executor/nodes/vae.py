@@ -30,7 +30,10 @@ class _OfVAE(AbstractExecutor):
         if not isinstance(vae, VAE):
             return [f"'vae' is a {type(vae).__name__}: it takes a VAE"]
         if "samples" in inputs:
-            shape = inputs["samples"]["samples"].shape
+            samples = inputs["samples"]["samples"]
+            if not samples.is_floating_point():
+                problems.append(f"'samples' is of {samples.dtype}: it takes a floating-point tensor")
+            shape = samples.shape
             if len(shape) != 4 or shape[1] != vae.latent_channels or 0 in shape:
                 problems.append(f"'samples' is {list(shape)}: it takes [batch, {vae.latent_channels}, height, width]")
         if "pixels" in inputs:

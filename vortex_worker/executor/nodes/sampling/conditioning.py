@@ -73,12 +73,16 @@ def _problems(model: DiffusionModel, tensor: Tensor, options: Mapping[str, Any],
         yield f"has {', '.join(unknown)}, which are not supported"
     if tensor.dim() < 1 or tensor.shape[0] not in (1, batch):
         yield f"is a tensor {list(tensor.shape)}: its first dimension must be 1 or {batch}"
+    if tensor.is_complex():
+        yield f"is of {tensor.dtype}: it takes real numbers"
     if model.cond_width not in (None, tensor.shape[-1]):
         yield f"is of width {tensor.shape[-1]}: this model takes {model.cond_width}, of its own text encoder"
     if model.extras is not None:
         pooled = options.get("pooled_output")
         if not isinstance(pooled, Tensor) or pooled.dim() != 2 or pooled.shape[0] not in (1, batch):
             yield f"has no pooled_output [1 or {batch}, width], which this model takes"
+        elif pooled.shape[1] != (takes := getattr(model.network, "pooled_width", pooled.shape[1])):
+            yield f"has a pooled_output of width {pooled.shape[1]}: this model takes {takes}"
         if bad := sorted(key for key in options if key in SIZES and not isinstance(options[key], int)):
             yield f"has {', '.join(bad)}, which must be whole numbers"
     if (controls := options.get("control", [])) != []:

@@ -138,6 +138,10 @@ def _problems(inputs: dict[str, Any]) -> list[str]:
     if problems := model_problems(model):
         return problems
     samples: Tensor = latent["samples"]
+    of_pictures = getattr(model.network, "of_pictures", False)
+    if 0 in samples.shape or (of_pictures and samples.dim() != 4):
+        takes = "height, width" if of_pictures else "…"
+        return [f"'latent' is a tensor {list(samples.shape)}: it takes [batch, channels, {takes}], none of them 0"]
     problems = [
         problem for name in ("positive", "negative") if (problem := problem_of(model, inputs[name], name, samples))
     ]
@@ -159,7 +163,8 @@ def _problems(inputs: dict[str, Any]) -> list[str]:
 
 
 def _fits(mask: Tensor, samples: Tensor) -> bool:
-    return mask.dim() >= 2 and 0 not in mask.shape and mask.shape[:-2].numel() in (1, len(samples))
+    fits = mask.dim() >= 2 and 0 not in mask.shape and mask.shape[:-2].numel() in (1, len(samples))
+    return fits and bool(mask.isfinite().all())
 
 
 EXECUTORS = (KSampler, KSamplerAdvanced)
