@@ -25,6 +25,7 @@ def test_a_workflow_that_is_neither_file_nor_example_is_told_what_there_is(tmp_p
         ["fly"],
         ["run", "workflow.json", "--workers", "0"],
         ["run", "workflow.json", "--set", "a"],
+        ["run", "workflow.json", "-o", ""],
     ],
 )
 def test_bad_usage_is_status_2(tmp_path, arguments):

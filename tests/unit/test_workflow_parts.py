@@ -199,6 +199,9 @@ def test_a_workflow_is_read_from_a_picture_and_from_a_request(tmp_path):
     request = {"prompt": nodes, "client_id": "x", "extra_data": {"extra_pnginfo": {"workflow": 2}}}
     assert Graph.read(request).extra == {"workflow": 2}
     assert Graph.read({**request, "extra_data": "none"}).extra == {}
+    path.write_bytes(png((b"tEXt", b"prompt\0" + json.dumps(nodes).encode()), (b"tEXt", b"workflow\0{")))
+    with pytest.raises(WorkflowError, match=r"p.png, its text 'workflow', is not JSON: "):
+        Graph.read(path)
     path.write_bytes(png((b"IEND", b"")))
     with pytest.raises(Exception, match="a picture without a workflow"):
         Graph.read(path)

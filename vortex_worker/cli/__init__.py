@@ -26,7 +26,14 @@ def command() -> None:
 )
 @click.option("--only", multiple=True, metavar="NODE", help="Run this node and what it needs, not the whole.")
 @click.option("--watch", is_flag=True, help="Run again when a file changes, until interrupted; only what changed.")
-@click.option("-o", "--output", default="out", type=click.Path(file_okay=False), help="Folder for results.  [out]")
+@click.option(
+    "-o",
+    "--output",
+    default="out",
+    type=click.Path(file_okay=False),
+    callback=limits.folder,
+    help="Folder for results.  [out]",
+)
 @click.option("-w", "--workers", default=1, type=click.IntRange(1, 256), help="Worker processes.  [1]")
 @click.option(
     "--custom-nodes",

@@ -1,4 +1,4 @@
-"""What the command line takes for limits: sizes as people write them, and seconds."""
+"""What the command line takes for limits: sizes as people write them, and seconds; and for a folder to be made."""
 
 from __future__ import annotations
 
@@ -25,4 +25,11 @@ def seconds(context: click.Context, parameter: click.Parameter, value: float | N
     """Above 0. For click, as an option's callback."""
     if value is not None and not 0 < value <= _MOST_SECONDS:  # nor nan
         raise click.BadParameter(f"{value:g}: it takes seconds above 0")
+    return value
+
+
+def folder(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """A path, not empty. For click, as an option's callback."""
+    if not value:
+        raise click.BadParameter("'': it takes the path of a folder")
     return value

@@ -215,8 +215,8 @@ def _from_file(path: str) -> tuple[Any, dict[str, Any]]:
         raise WorkflowError([("", f"{path}: {error}")]) from None
     if "prompt" not in texts:
         raise WorkflowError([("", f"{path} is a picture without a workflow: ComfyUI puts one into its text 'prompt'")])
-    extra = {"workflow": _parsed(texts["workflow"], path)} if "workflow" in texts else {}
-    return _parsed(texts["prompt"], path), extra
+    extra = {"workflow": _parsed(texts["workflow"], f"{path}, its text 'workflow',")} if "workflow" in texts else {}
+    return _parsed(texts["prompt"], f"{path}, its text 'prompt',"), extra
 
 
 def _parsed(text: str | bytes, path: str) -> Any:
