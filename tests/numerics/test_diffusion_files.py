@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from shelf import CHECKPOINT, QUIET, Shelf
 
 import vortex_worker as vw
-from vortex_worker.errors import ExecutionError, ValidationError, WorkflowError
+from vortex_worker.errors import ExecutionError, ObjectLost, ValidationError, WorkerLost, WorkflowError
 
 pytestmark = QUIET
 
@@ -267,3 +267,24 @@ def test_a_part_that_gives_nan_is_told_as_that(
     with pytest.raises(ExecutionError, match=said):
         fabric.run_workflow(graph, output_dir=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_cut_while_its_model_is_in_use_is_told(fabric: Any, shelf: Shelf) -> None:
+    """Its weights are the file's pages: where there are none any more, the kernel ends who reads them."""
+    good, path = shelf.folder / "checkpoints" / CHECKPOINT, shelf.under("bad") / "cut.safetensors"
+    shutil.copy(good, path)
+    clip = fabric.run("CheckpointLoaderSimple", params={"ckpt_name": "bad/cut.safetensors"})["clip"]
+
+    def encode() -> Any:
+        return fabric.run("CLIPTextEncode", {"clip": clip}, {"text": "a cat"}, retries=0)
+
+    assert encode()
+    os.truncate(path, 4096)
+    with pytest.raises(
+        WorkerLost, match=r"killed by SIGBUS: .* a file that was mapped, a model's say, has become shorter"
+    ):
+        encode()
+    with pytest.raises(ObjectLost, match=r"could not be made again: .*cut.safetensors is no sound safetensors file"):
+        encode()
+    shutil.copy(good, path)
+    assert encode()

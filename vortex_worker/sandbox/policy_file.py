@@ -55,7 +55,7 @@ CONSTANTS: dict[str, int] = {
     # sockets
     "AF_UNIX": 1, "SOCK_STREAM": 1, "SOCK_SEQPACKET": 5, "SOCK_CLOEXEC": 0o2000000, "SOCK_NONBLOCK": 0o4000,
     # signals
-    "SIGABRT": 6, "SIGSEGV": 11,
+    "SIGILL": 4, "SIGABRT": 6, "SIGBUS": 7, "SIGFPE": 8, "SIGSEGV": 11,
     # ioctl
     "TCGETS": 0x5401, "FIONBIO": 0x5421, "FIOCLEX": 0x5451,
 }  # fmt: skip

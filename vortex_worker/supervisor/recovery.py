@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vortex_worker.supervisor.task import Task
 
 _CALLERS = ("runner.py", "folder.py")  # they call into nodes: from there on the stack is ours
+_CUT = ": most likely a file that was mapped, a model's say, has become shorter, or could not be read"
 _FAULTS = (-signal.SIGSEGV, -signal.SIGBUS)
 
 
@@ -72,7 +73,8 @@ def explain_death(task: Task, link: WorkerLink, status: int | None) -> tuple[Vor
                 retryable=False,
             )
             return error, False
-    return WorkerLost(f"{what} was lost: {describe_exit(status)}", details), True
+    said = _CUT if status == -signal.SIGBUS else ""
+    return WorkerLost(f"{what} was lost: {describe_exit(status)}{said}", details), True
 
 
 def explain_start(link: WorkerLink, status: int | None) -> LaunchError:
