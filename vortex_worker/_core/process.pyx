@@ -1,5 +1,6 @@
 """What Python has no words for. A zygote asks the kernel to end it with its supervisor and to hold its memory
-in huge pages; a supervisor sends a signal to one thread of a worker. No locks; all run with the GIL."""
+in huge pages, and loads libraries that it will need; a supervisor sends a signal to one thread of a worker. No locks;
+all run with the GIL."""
 
 from libc.errno cimport errno
 from libc.stdint cimport uintptr_t
@@ -20,6 +21,10 @@ cdef extern from "<sys/prctl.h>" nogil:
     int prctl(int option, ...)
     enum: PR_SET_PDEATHSIG
     enum: PR_SET_NAME
+
+cdef extern from "<dlfcn.h>" nogil:
+    void *dlopen(const char *path, int flags)
+    enum: RTLD_NOW
 
 cdef extern from "<sys/mman.h>" nogil:
     int madvise(void *address, size_t length, int advice)
@@ -49,6 +54,14 @@ def signal_thread(int pid, int thread, int signal):
 def set_name(bytes name not None):
     """The name that ``ps`` and ``top`` show: at most 15 bytes."""
     prctl(PR_SET_NAME, <unsigned long><uintptr_t><const char *>name, 0, 0, 0)
+
+
+def load_library(bytes path not None):
+    """Map a shared library for good (dlopen(3)), as Python would: whoever imports or loads it later finds it there.
+
+    Returns whether it could be; if not, whoever needs it meets the reason.
+    """
+    return dlopen(<const char *>path, RTLD_NOW) is not NULL
 
 
 def collapse():

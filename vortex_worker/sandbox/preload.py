@@ -18,11 +18,22 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib.machinery import EXTENSION_SUFFIXES
 
 from vortex_worker import _core
+from vortex_worker._core import process
 from vortex_worker.errors import ConfigError
 
-__all__ = ["COMPILED", "DIFFUSION", "PLAIN", "preload", "preload_configured", "preload_diffusion", "preload_plain"]
+__all__ = [
+    "COMPILED",
+    "DIFFUSION",
+    "MAPPED",
+    "PLAIN",
+    "preload",
+    "preload_configured",
+    "preload_diffusion",
+    "preload_plain",
+]
 
 #: What usual nodes reach for and nobody has imported yet, with extension modules in it: before lockdown or never.
 #: torch, numpy and the worker's own imports bring many more. Of packages that can be read later, only those modules.
@@ -31,7 +42,6 @@ COMPILED = (
     "_decimal",
     "_elementtree",
     "_statistics",
-    "_zoneinfo",
     "array",
     "bz2",
     "cmath",
@@ -65,10 +75,16 @@ COMPILED = (
     "PIL._imagingmath",
     "PIL._imagingmorph",
     "PIL._webp",
-    # checkpoints and columns
-    "pyarrow",
+    # checkpoints
     "safetensors.numpy",
     "safetensors.torch",
+)
+
+#: Likewise, of packages that take long to import: their libraries are loaded, which is all that must be done before
+#: lockdown. They are imported with :data:`PLAIN`.
+MAPPED = (
+    "_zoneinfo",
+    "pyarrow.lib",  # columns
 )
 
 #: Modules of Python alone. Whoever may read files can import these at any time, so they are imported while nobody
@@ -76,6 +92,7 @@ COMPILED = (
 PLAIN = (
     "decimal",
     "fractions",
+    "pyarrow",
     "statistics",
     "xml.etree.ElementTree",
     "zoneinfo",
@@ -136,7 +153,7 @@ def preload_diffusion() -> list[str]:
 
 @functools.cache  # a worker that was forked finds it done
 def preload(extra: tuple[str, ...] = ()) -> list[str]:
-    """Import the core, :data:`COMPILED` and ``extra``. Returns names that can't be had.
+    """Import the core, :data:`COMPILED` and ``extra``, load :data:`MAPPED`. Returns names that can't be had.
 
     What of :data:`COMPILED` is missing depends on how Pillow was built; a missing name of ``extra`` is for the
     caller to report.
@@ -144,6 +161,7 @@ def preload(extra: tuple[str, ...] = ()) -> list[str]:
     # The core's own modules, all of them: one that is first imported by a job would be refused like any other.
     core = [module.name for module in pkgutil.iter_modules(_core.__path__, _core.__name__ + ".")]
     missing = _import_all((*core, *COMPILED, *extra))
+    missing += [name for name in MAPPED if not _is_loaded(name)]
     platform.uname()  # which it remembers
     return missing
 
@@ -177,6 +195,22 @@ def preload_configured(names: tuple[str, ...]) -> None:
             raise ConfigError(
                 f"modules is {name!r}: it takes modules that are installed beside torch ({error})"
             ) from None
+
+
+def _is_loaded(name: str) -> bool:
+    """Load an extension module's library, without importing the package that it is in. Whether it is loaded now."""
+    package, _, module = name.rpartition(".")
+    found = importlib.util.find_spec(package or module)
+    if found is None:
+        return False
+    if not package:
+        return process.load_library(os.fsencode(found.origin or ""))
+    files = (
+        os.path.join(folder, module + suffix)
+        for folder in found.submodule_search_locations or ()
+        for suffix in EXTENSION_SUFFIXES
+    )
+    return any(process.load_library(os.fsencode(file)) for file in files if os.path.exists(file))
 
 
 def _import_all(names: tuple[str, ...]) -> list[str]:
