@@ -62,7 +62,7 @@ def one_death(fabric: vw.Fabric, number: int) -> dict[str, float] | None:
         (crew.endings._deathwatch, "_dead"): ("sign", True),
         (crew.jobs, "rescue"): ("believed", True),
         (crew, "promote"): ("promoted", False),
-        (standby, "submit"): ("sent", False),
+        (standby, "flush"): ("sent", False),
         (crew.endings, "on_exit"): ("buried", True),
     }
     real = {(owner, name): getattr(owner, name) for owner, name in wrapped}

@@ -118,3 +118,17 @@ def test_a_worker_that_hides_its_death_is_found_by_the_pidfd(fabric):
     os.kill(victim, signal.SIGKILL)
     assert fabric.run("Identity", {"tensor": 7}, retries=1) == {"tensor": 7}
     until(lambda: victim not in {link.process.pid for link in fabric._crew.links()})
+
+
+def test_nothing_turns_in_circles_while_the_kernel_buries_the_dead(fabric):
+    """The filter's listener hangs up before that, and stays readable."""
+    denials = fabric._crew._denials
+    heard = []
+    real = denials.heard
+    denials.heard = lambda link: (heard.append(link), real(link))
+    fabric.reload(60)  # so that the readers are ours
+    fabric.wait_ready(60)
+    victim = fabric.workers()[0]["pid"]
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: victim not in {link.process.pid for link in fabric._crew.links()})
+    assert len(heard) <= 2

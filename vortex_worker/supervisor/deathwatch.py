@@ -8,6 +8,7 @@ the pidfd confirms.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -16,6 +17,9 @@ from vortex_worker._core import deathwatch
 
 if TYPE_CHECKING:
     from vortex_worker.supervisor.link import WorkerLink
+
+
+log = logging.getLogger("vortex_worker")
 
 
 class DeathWatch:
@@ -79,4 +83,10 @@ class DeathWatch:
                 for link in gone:
                     # 0: the lock was given back, as at an orderly end. If that is no such end, the pidfd will tell.
                     if deathwatch.word(link.slot):
-                        self._dead(link)
+                        self._tell(link)
+
+    def _tell(self, link: WorkerLink) -> None:
+        try:
+            self._dead(link)
+        except Exception:  # a bug; but the others are to be watched all the same, and the pidfd tells of this one
+            log.exception("the death of worker %s was not dealt with at its first sign", link.worker_id)

@@ -98,9 +98,7 @@ class Listener:
 
     def receive(self) -> Denial | None:
         """The next denied call that nobody has heard of; None if there is none. Never waits."""
-        poll = select.poll()
-        poll.register(self.fd, select.POLLIN)
-        if not any(events & select.POLLIN for _, events in poll.poll(0)):
+        if not self._events() & select.POLLIN:
             return None
         message = bytearray(_NOTIFICATION.size)
         try:
@@ -112,6 +110,15 @@ class Listener:
         name = _name(number, arch)
         native = arch == bpf.NATIVE and not number & _X32 and not name.startswith("unknown")
         return Denial(name, number, tuple(args), thread, native, id)
+
+    def hung_up(self) -> bool:
+        """Whether no process is left that the filter holds: nothing comes any more (seccomp_unotify(2), POLLHUP)."""
+        return bool(self._events() & select.POLLHUP)
+
+    def _events(self) -> int:
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        return sum(events for _, events in poll.poll(0))
 
     def refuse(self, denial: Denial) -> None:
         """Have the call fail with EPERM instead of waiting: its thread goes on."""

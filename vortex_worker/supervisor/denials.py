@@ -39,8 +39,8 @@ class Denials:
         denial = link.listener.receive()
         if denial is not None:
             self._act(link, denial)
-        elif not link.process.runs():
-            self._crew.loop.remove_reader(link.listener.fd)  # it hung up, and on_exit follows
+        elif link.listener.hung_up():  # and stays readable until the kernel has buried the dead, which takes it a while
+            self._crew.loop.remove_reader(link.listener.fd)
 
     def _act(self, link: WorkerLink, denial: Denial, looks: int = 0) -> None:
         """The caller is held until then."""
