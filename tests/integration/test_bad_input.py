@@ -142,7 +142,7 @@ def test_plugins_that_do_not_load_are_told_by_name_and_the_others_serve(single):
 def test_a_full_lease_is_told_and_nothing_is_overwritten():
     with vw.Fabric(1, **SETTINGS | {"lease_size": 8 << 20}) as fabric:
         held = []
-        with pytest.raises(OutOfArena):  # noqa: PT012
+        with pytest.raises(OutOfArena, match="Fabric's lease_size= or --lease-size gives more"):  # noqa: PT012
             for seed in range(10):
                 held.append(fabric.run("RandomTensor", params={"shape": [1 << 18], "seed": seed})["tensor"])
         assert len(held) >= 7
@@ -155,7 +155,7 @@ def test_a_full_lease_is_told_and_nothing_is_overwritten():
 
 def test_a_full_client_region_is_told():
     with vw.Fabric(1, **SETTINGS | {"client_size": 4 << 20}) as fabric:
-        with pytest.raises(OutOfArena):
+        with pytest.raises(OutOfArena, match="Fabric's client_size= gives more"):
             fabric.run("Identity", {"tensor": torch.zeros(2 << 20)})
         assert serves(fabric)
 

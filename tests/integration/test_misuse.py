@@ -152,6 +152,11 @@ def test_what_is_none_is_refused_where_it_is_said(fabric, call, said):
         fabric.submit(**{"op_type": "Die", "params": {"how": "kill"}} | call)
 
 
+def test_there_are_no_retries_below_0(fabric):
+    with pytest.raises(ValueError, match="retries is -1: it takes 0 or more"):
+        fabric.submit("Identity", {"tensor": 1}, retries=-1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "said"),
     [

@@ -78,9 +78,17 @@ def test_one_that_kills_its_workers_is_told_and_not_tried_for_ever():
         fabric.wait_ready(60)
 
 
-@pytest.mark.parametrize("preload", [["MakeBox"], [("MakeBox", {"value": torch.ones(2)})], [("MakeBox",)], 7])
-def test_what_is_no_list_of_jobs_is_refused(preload):
-    with pytest.raises(ConfigError, match="preload takes pairs of an op type and its params as plain data"):
+@pytest.mark.parametrize(
+    ("preload", "told"),
+    [
+        (["MakeBox"], "not 'MakeBox'"),
+        ([("MakeBox", {"value": torch.ones(2)})], "not a Tensor"),
+        ([("MakeBox",)], r"not \('MakeBox',\)"),
+        (7, "not 'int' object is not iterable"),
+    ],
+)
+def test_what_is_no_list_of_jobs_is_refused(preload, told):
+    with pytest.raises(ConfigError, match=f"preload takes pairs of an op type and its params as plain data, {told}"):
         vw.Fabric(1, preload=preload)
 
 

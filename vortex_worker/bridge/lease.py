@@ -105,7 +105,13 @@ class LeaseTensors:
             return Block(self._allocator, nbytes)
         except OutOfArena:
             gc.collect()  # tensors in reference cycles, such as those of tracebacks, keep blocks
+        try:
             return Block(self._allocator, nbytes)
+        except OutOfArena as error:
+            error.message += (
+                "; results that are still held take some, and Fabric's lease_size= or --lease-size gives more"
+            )
+            raise
 
     def release(self, offset: int) -> None:
         """The supervisor no longer needs the handle at ``offset``. One that isn't exported is no error."""

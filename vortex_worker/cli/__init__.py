@@ -22,7 +22,7 @@ def command() -> None:
 @command.command(short_help='Run a workflow: JSON, a PNG with one inside, or "digits".')
 @click.argument("workflow", callback=lambda context, parameter, value: _workflow(value))
 @click.option(
-    "--set", "settings", multiple=True, metavar="NODE.INPUT=VALUE", help="Override an input. VALUE is JSON, or text."
+    "--set", "settings", multiple=True, metavar="NODE.INPUT=VALUE", help="Override an input by a value: JSON, or text."
 )
 @click.option("--only", multiple=True, metavar="NODE", help="Run this node and what it needs, not the whole.")
 @click.option("--watch", is_flag=True, help="Run again when a file changes, until interrupted; only what changed.")

@@ -143,6 +143,8 @@ def _parse_setting(text: str) -> tuple[str, Any]:
     target, equals, value = text.partition("=")
     if not equals:
         raise WorkflowError([("", f"--set {text}: it takes NODE.INPUT=VALUE")])
+    if value in ("True", "False"):  # as Python writes them; as a text, either would count as true
+        return target, value == "True"
     try:
         return target, json.loads(value)
     except ValueError:

@@ -22,10 +22,12 @@ def check_range(name: str, value: int, low: int, high: int, why: str = "") -> No
         raise ConfigError(f"{name} is {value!r}: it takes a whole number, {low} to {high}{why}")
 
 
-def whole(name: str, value: int) -> int:
-    """TypeError if it is no whole number."""
+def whole(name: str, value: int, least: int | None = None) -> int:
+    """TypeError if it is no whole number, ValueError if it is below ``least``."""
     if type(value) is not int and (not isinstance(value, int) or isinstance(value, bool)):
         raise TypeError(f"{name} is {value!r:.80}: it takes a whole number")
+    if least is not None and value < least:
+        raise ValueError(f"{name} is {value}: it takes {least} or more")
     return value
 
 

@@ -341,6 +341,16 @@ class Crew:
                 self.thread.join()
                 self.inbox.close()
 
+    def close_later(self, then: Callable[[], object]) -> None:
+        """Close when the jobs there are have ended, and do ``then``. In a thread of its own: any may drop a fabric."""
+
+        def end() -> None:
+            self.jobs.drain(None)
+            self.close()
+            then()
+
+        threading.Thread(target=end, name="vortex-close", daemon=True).start()
+
     def leave_to_parent(self) -> None:
         """In a process that was just forked: all this is the parent's. Takes no lock, for one may have been held.
 

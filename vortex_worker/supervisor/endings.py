@@ -149,7 +149,8 @@ class Endings:
             if self._crew.closing:
                 return
             if link.prepared or link.retiring or link.index >= self._crew.wanted:
-                log.info("worker %s: %s", link.worker_id, describe_exit(status))
+                level = logging.INFO if link.retiring or status == 0 else logging.WARNING
+                log.log(level, "worker %s: %s; another takes its place", link.worker_id, describe_exit(status))
                 self._crew.launcher.launch(link.index)
                 return
             why = explain_start(link, status)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -474,6 +475,14 @@ class Fabric:
         self._results.clear()
         self._memory.close()
         _open_fabrics.discard(self)
+
+    def __del__(self) -> None:
+        """Somebody let go of it without closing it: its jobs may end, and then it does, too."""
+        crew = getattr(self, "_crew", None)
+        if crew is None or crew.over or crew.forked_off:
+            return
+        warnings.warn("a Fabric was not closed: use it in a with statement, or call close()", ResourceWarning, 2, self)
+        crew.close_later(self._memory.close)
 
     def __enter__(self) -> Self:
         return self

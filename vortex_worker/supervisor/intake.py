@@ -133,7 +133,7 @@ class Intake:
         else:
             work = self._crew.preloads.find(Work(op_type, *staged, tensors, refs))
         job = Job(self._crew.jobs.next_id(), op_type, self._crew.jobs.cancel, self._crew.jobs.attend)
-        task = Task(job, work, monotonic_deadline(deadline), whole("priority", priority), whole("retries", retries))
+        task = Task(job, work, monotonic_deadline(deadline), whole("priority", priority), whole("retries", retries, 0))
         task.seconds = deadline or 0.0
         return task
 

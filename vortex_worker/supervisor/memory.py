@@ -156,7 +156,11 @@ class Memory:
             offset = self._client.allocate(nbytes)
         except OutOfArena:
             gc.collect()  # what a reference cycle keeps is small to the collector: it would not look by itself
-            offset = self._client.allocate(nbytes)
+            try:
+                offset = self._client.allocate(nbytes)
+            except OutOfArena as error:
+                error.message += "; tensors that are still held take some, and Fabric's client_size= gives more"
+                raise
         return offset, ClientBlock(self._client, offset)
 
     def hold_lease(self) -> Lease:

@@ -7,7 +7,7 @@ one dies. All state is under the crew's lock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vortex_worker.errors import ConfigError, LaunchError
@@ -70,7 +70,10 @@ def works(value: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Work]:
     """
     found = []
     try:
-        for op_type, params in value:
+        for pair in value:
+            if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+                raise TypeError(f"{pair!r:.80}")
+            op_type, params = pair
             if not isinstance(op_type, str) or not isinstance(params, Mapping):
                 raise TypeError(f"({op_type!r:.80}, {params!r:.80})")
             found.append(Work(op_type, {}, protocol.stage(params, _refuse), everywhere=True))
