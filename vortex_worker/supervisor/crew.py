@@ -94,14 +94,18 @@ class Crew:
         self._denials = Denials(self, lessons)
         #: What runs the loop.
         self.thread = thread
-        thread.serve(self.loop)
+        self._limits = limits
+
+    def open(self) -> None:
+        """Begin. From then on it is to be closed."""
         self.loop.call_soon_threadsafe(self.inbox.open)
         if self.nursery is not None:
             self.loop.call_soon_threadsafe(self.nursery.open)
-        for index in range(workers):
+        for index in range(self._workers):
             self.loop.call_soon_threadsafe(self.launcher.launch, index)
-        self.launcher.postpone(range(workers, workers + standby))
-        self.loop.call_soon_threadsafe(Vigil(self, limits).look)
+        self.launcher.postpone(range(self._workers, self.wanted))
+        self.loop.call_soon_threadsafe(Vigil(self, self._limits).look)
+        self.thread.serve(self.loop)
 
     # ------------------------------------------------------------ any thread
 

@@ -36,18 +36,18 @@ class DeathWatch:
         self._watched: dict[WorkerLink, int] = {}  # and what its word should be
         self._closing = False
         self._bell = deathwatch.Bell()
-        self._thread: threading.Thread | None = None
-        if deathwatch.supported():
-            self._thread = threading.Thread(target=self._watch, name="vortex-deathwatch", daemon=True)
-            self._thread.start()
+        self._thread: threading.Thread | None = None  # from the first worker on
 
     def add(self, link: WorkerLink) -> None:
         """Watch a worker that is ready."""
         word = deathwatch.word(link.slot)
         with self._lock:
-            if self._thread is None or self._closing or not word or len(self._watched) >= deathwatch.MOST:
+            if self._closing or not word or len(self._watched) >= deathwatch.MOST or not deathwatch.supported():
                 return
             self._watched[link] = word
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="vortex-deathwatch", daemon=True)
+                self._thread.start()
         self._bell.ring()
 
     def remove(self, link: WorkerLink) -> None:

@@ -181,12 +181,17 @@ class Fabric:
                 lessons=self._lessons,
             )  # fmt: skip
             self._intake = Intake(self._crew, self._memory)
+            self._crew.open()
+            _open_fabrics.add(self)
         except BaseException:
-            thread.abandon()
-            if hasattr(self, "_memory"):
-                self._memory.close()
+            if thread.serves:  # Ctrl-C, which may come at any moment
+                thread.serve(self._crew.loop)
+                self.close()
+            else:
+                thread.abandon()
+                if hasattr(self, "_memory"):
+                    self._memory.close()
             raise
-        _open_fabrics.add(self)
 
     # ---------------------------------------------------------------- jobs
 

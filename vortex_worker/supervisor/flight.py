@@ -135,6 +135,12 @@ class Flight:
         link.load = 0
         return taken
 
+    def settle(self, link: WorkerLink) -> None:
+        """Who gave it jobs was interrupted."""
+        link.load = sum(task.expected for task in link.ahead)
+        if link.guarded:
+            self._crew.call(self._look, link)
+
     def _overdue(self, link: WorkerLink) -> bool:
         return link.task is not None and monotonic_ns() - link.task.begun > self.patience * 1e9
 
@@ -162,4 +168,4 @@ def _vacated(task: Task) -> Task:
         return task
     job = Job(task.job.id, task.job.op_type, lambda job: None)
     job._end(None, Cancelled("taken back before it ran"))
-    return Task(job, task.work, expected=_LONG)
+    return Task(job, task.work, expected=_LONG, sender=task.sender)

@@ -142,6 +142,7 @@ class Inbox:
         except OSError:
             pass  # the time is up; or it was reset by its death, which the pidfd reports
         except BaseException:  # Ctrl-C
+            self._crew.jobs.interrupted()
             if link.received != handled:
                 link.blame("its answer was lost: who read it was interrupted")
                 self._crew.call(self._crew.endings.give_up, link)

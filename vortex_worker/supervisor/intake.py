@@ -61,6 +61,7 @@ class Intake:
             job._end(None, error)  # its observers alone know of it
             raise
         except BaseException as error:  # Ctrl-C: a worker may have got it, and nobody else knows of it
+            self._crew.jobs.interrupted()
             _give_up(job, error)
             raise
         return job
@@ -94,6 +95,8 @@ class Intake:
                     observer(job)
             self._crew.jobs.submit_many(tasks, block=block, timeout=timeout)
         except BaseException as error:
+            if not isinstance(error, VortexError):
+                self._crew.jobs.interrupted()
             for job in jobs:
                 _give_up(job, error)
             raise

@@ -178,9 +178,9 @@ class Job:
             if error is not None:
                 error.__traceback__ = None  # of our own frames, which would keep what a worker sent as long as it
             self._outputs, self._error, self._preview = outputs, error, None
-            self.state = JobState.FAILED if error else JobState.DONE
+            self.state = JobState.FAILED if error is not None else JobState.DONE
             callbacks, self._callbacks = self._callbacks, []
-        self._ended.release()
+            self._ended.release()  # with nothing before it where Ctrl-C could come between
         for callback in callbacks:
             self._call(callback)
         return True

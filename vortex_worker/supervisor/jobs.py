@@ -27,6 +27,7 @@ from vortex_worker.errors import (
 )
 from vortex_worker.ipc import control_pb2 as pb
 from vortex_worker.ipc import protocol
+from vortex_worker.supervisor.amends import Amends
 from vortex_worker.supervisor.bell import Bell
 from vortex_worker.supervisor.deadline import exceeded
 from vortex_worker.supervisor.flight import Flight
@@ -65,6 +66,7 @@ class Jobs:
         self._ids = itertools.count(1)
         self._tasks: dict[int, Task] = {}  # by job id
         self._draining = False
+        self._amends = Amends(crew, self, self._scheduler, self._tasks)
 
     # ---------------------------------------------------------- any thread
 
@@ -92,7 +94,7 @@ class Jobs:
             started = self.assign()
         self.send(started, attended=task if attended else None)
         if task.deadline:
-            self._crew.call(self._arm_deadline, task)
+            self._crew.call(self.arm_deadline, task)
 
     def submit_many(self, tasks: list[Task], *, block: bool, timeout: float | None) -> None:
         """Queue tasks in their order, as many at a time as there is room for. Raises as ``submit``."""
@@ -112,7 +114,7 @@ class Jobs:
                 started = self.assign()
             self.send(started)
             for task in some if some[0].deadline else ():
-                self._crew.call(self._arm_deadline, task)
+                self._crew.call(self.arm_deadline, task)
 
     def _wait_for_room(self, block: bool, timeout: float | None) -> None:
         """Locked. Raises QueueFull."""
@@ -123,14 +125,30 @@ class Jobs:
     def _has_room(self) -> bool:
         return len(self._scheduler) < self._limit or self._crew.over
 
+    def interrupted(self) -> None:
+        """Ctrl-C came while jobs and workers were changed, or before all was sent."""
+        self._crew.call(self._amends.make)
+
+    def tell(self) -> None:
+        """Locked. Wake all who wait for a change."""
+        self._changed.ring()
+        self._tell_of_room()
+
     def _tell_of_room(self) -> None:
         self._room.ring(max(0, self._limit - len(self._scheduler)))
 
     def cancel(self, job: Job) -> None:
         """End a job: at once where it waits, through its worker where it runs."""
+        try:
+            self._cancel(job)
+        except BaseException:
+            self.interrupted()
+            raise
+
+    def _cancel(self, job: Job) -> None:
         with self._lock:
             task = self._tasks.get(job.id)
-            if task is None:
+            if task is None or job.done():
                 return
             link = self.runner_of(task)
             if link is None:
@@ -181,7 +199,6 @@ class Jobs:
                 continue
             job = task.job
             job._runner = link
-            link.unsent.append(task)
             if link.task is None:
                 link.task = task
                 task.begun = now = now or monotonic_ns()
@@ -190,6 +207,8 @@ class Jobs:
                 job.state = JobState.RUNNING
             else:
                 self.flight.put(link, task)
+            link.unsent.append(task)
+            task.sender = link
             started.append((link, task))
         if started:
             self._changed.ring()
@@ -246,19 +265,20 @@ class Jobs:
     def finish(self, task: Task, outputs: Outputs | None = None, error: VortexError | None = None) -> None:
         """Locked. End a job, unless it has ended."""
         if self._tasks.get(task.job.id) is task:  # else it has, or is what was left behind of one that was taken back
-            del self._tasks[task.job.id]
-            task.job._end(outputs, error)
             if task.timer is not None:
                 self._crew.call(task.timer.cancel)  # it would hold the job's outputs until the deadline
-            self._changed.ring()
-            self._tell_of_room()  # one that was queued leaves some behind it
+            self.tell()  # one that was queued leaves some room behind it
+            try:
+                task.job._end(outputs, error)
+            finally:  # also when its callback is interrupted
+                self._tasks.pop(task.job.id, None)
 
     def requeue(self, tasks: list[Task]) -> None:
         """Locked. Have tasks that were given to a worker wait again, before others, in their order."""
         for task in reversed(tasks):
             if not task.job.done():
                 task.job.state = JobState.QUEUED
-                task.job._runner = None
+                task.job._runner = task.sender = None
                 self._scheduler.add(task, first=True)
 
     # ------------------------------------------------- what a worker answers
@@ -399,7 +419,8 @@ class Jobs:
 
     # ------------------------------------------- the fabric's thread: deadlines
 
-    def _arm_deadline(self, task: Task) -> None:
+    def arm_deadline(self, task: Task) -> None:
+        """End it when it is due."""
         delay = (task.deadline - monotonic_ns()) / 1e9
         with self._lock:
             if not task.job.done():

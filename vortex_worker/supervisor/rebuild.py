@@ -30,6 +30,7 @@ class Rebuilds:
             self._jobs.finish(task, error=ObjectLost(f"{hopeless[0]!r} is gone, and how it was made is not known"))
             return
         batch = Rebuild(task, len(lost))
+        task.rebuilding = True
         for ref in lost:
             assert ref.lineage is not None
             job = Job(self._jobs.next_id(), ref.lineage.op_type, self._jobs.cancel, self._jobs.attend)
@@ -51,6 +52,7 @@ class Rebuilds:
                 return
             elif batch.left:
                 return
+            task.rebuilding = False
             self._jobs.requeue([task])
             started = self._jobs.assign()
         self._jobs.send(started)

@@ -131,6 +131,17 @@ class Scheduler:
             heapq.heapify(self._idle)
         return evicted
 
+    def restore(self) -> None:
+        """Who changed it was interrupted: drop what is no longer in a queue, and forget who was idle.
+
+        Each worker is to be given to ``free`` then.
+        """
+        queued = {number for queue in (self._anywhere, *self._at_home.values()) for _, number, _ in queue}
+        for task in [task for task, number in self.waiting.items() if number not in queued]:
+            del self.waiting[task]
+        self._idle.clear()
+        self._resting.clear()
+
     def drain(self) -> list[Task]:
         """Take out everything."""
         tasks = list(self.waiting)

@@ -131,6 +131,10 @@ class Task:
     begun: int = 0
     #: What it was expected to take when it was given ahead, ns.
     expected: int = 0
+    #: Whose ``unsent`` it was put in last.
+    sender: WorkerLink | None = None
+    #: Whether it waits for objects to be made again.
+    rebuilding: bool = False
 
 
 def _handles(value: Any) -> Iterator[TensorHandle]:

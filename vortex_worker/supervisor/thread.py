@@ -28,8 +28,12 @@ class FabricThread:
         self._settled = threading.Event()
         self._begun = threading.Event()
         self._thread = threading.Thread(target=self._run, name="vortex-fabric", daemon=True)
-        self._thread.start()
-        self._begun.wait()
+        try:
+            self._thread.start()
+            self._begun.wait()
+        except BaseException:  # Ctrl-C: nobody else knows of it
+            self.abandon()
+            raise
 
     def _run(self) -> None:
         if self._wanted:
@@ -60,17 +64,21 @@ class FabricThread:
             raise first
         return first
 
+    @property
+    def serves(self) -> bool:
+        """Whether it was given a loop, which now has all that the thread has started."""
+        return self._loop is not None
+
     def serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Run the loop from now on, and close it when it has been stopped."""
+        """Run the loop from now on, and close it when it has been stopped. Idempotent."""
         self._loop = loop
         self._settled.set()
 
     def abandon(self) -> None:
         """The fabric could not be opened: end, and the zygote too."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._loop.stop)
         self._settled.set()
-        self._thread.join()
+        if self._thread.ident is not None:  # else it has not started yet, or never will
+            self._thread.join()
 
     def is_alive(self) -> bool:
         """Whether the loop has not ended."""
