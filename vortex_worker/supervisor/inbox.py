@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from vortex_worker.errors import JobError, LaunchError
 from vortex_worker.ipc import protocol
+from vortex_worker.supervisor.link import Stage
 
 if TYPE_CHECKING:
     from vortex_worker.supervisor.crew import Crew
@@ -76,8 +77,9 @@ class Inbox:
                 self._crew.handle(link, message)
         except (JobError, LaunchError) as error:
             self._crew.endings.give_up(link, str(error))
-        except OSError:
-            pass  # reset by its death, which the pidfd reports
+        except OSError:  # reset by its death, which the pidfd reports
+            if link.stage is not Stage.READY:  # or we had no descriptor left to look at it: another starts later
+                self._crew.endings.kill(link)
         finally:
             link.reading.release()
         if link.unread:

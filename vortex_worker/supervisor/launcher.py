@@ -74,12 +74,12 @@ class Launcher:
         if not self._crew.links() and now - self._starving > _STARVATION * 1e9:
             self._crew.jobs.fail_queued(OutOfArena, error.message)
 
-    def not_born(self, index: int, lease: Lease, why: str) -> None:
-        """No process could be had for a worker."""
+    def not_born(self, index: int, lease: Lease, why: str, *, passing: bool = False) -> None:
+        """No process could be had for a worker; ``passing``: for want of what others may give back."""
         with self._crew.lock:
             self._memory.give_back(lease)
             if not self._crew.over:
-                self.failed(index, LaunchError(why), None)
+                self.failed(index, LaunchError(why), None, passing=passing)
 
     def born(self, index: int, config: WorkerConfig, process: WorkerProcess, lease: Lease) -> None:
         """There is a process."""
@@ -100,9 +100,9 @@ class Launcher:
             self._crew.loop.call_soon(self.launch, index)
         self._postponed = ()
 
-    def failed(self, index: int, why: LaunchError, status: int | None) -> None:
+    def failed(self, index: int, why: LaunchError, status: int | None, *, passing: bool = False) -> None:
         """A worker ended before it was ready: try again, more slowly each time, and then say so."""
-        self._starts.failed(status)
+        self._starts.failed(status, passing=passing)
         level = logging.WARNING if isinstance(why, SettingRefused) and self._proven else logging.INFO
         log.log(level, "a worker did not start: %s", str(why).splitlines()[0])
         if (status in _NO_USE and not self._proven) or (self._starts.hopeless and not self._crew.any_ready()):

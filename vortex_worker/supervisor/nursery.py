@@ -101,8 +101,13 @@ class Nursery:
         """Send what the zygote may have at a time."""
         while self._zygote is not None and self._unsent and len(self._sent) < _AT_ONCE:
             number = self._unsent.popleft()
-            self._sent[number] = Channels()
-            self._send(number)
+            try:
+                self._sent[number] = Channels()
+            except LaunchError as error:
+                order = self.orders.pop(number)
+                self._launcher.not_born(order.slot, order.lease, str(error), passing=True)
+            else:
+                self._send(number)
 
     def _send(self, number: int) -> None:
         zygote, order, channels = self._zygote, self.orders[number], self._sent[number]
@@ -135,10 +140,15 @@ class Nursery:
                 zygote.forked = True
                 self._starts.succeeded()
                 order, channels = self.orders.pop(body["forked"]), self._sent.pop(body["forked"])
-                channels.close_its()
-                process = WorkerProcess(body["pid"], message.pidfd, channels)
-                process.zygote = zygote
-                self._launcher.born(order.slot, order.config, process, order.lease)
+                if message.pidfd < 0:
+                    _discard(channels)  # it finds them closed, and ends
+                    why = "no descriptor is left for its process"
+                    self._launcher.not_born(order.slot, order.lease, why, passing=True)
+                else:
+                    channels.close_its()
+                    process = WorkerProcess(body["pid"], message.pidfd, channels)
+                    process.zygote = zygote
+                    self._launcher.born(order.slot, order.config, process, order.lease)
                 self._send_more()
             elif "failed" in body:
                 order = self.orders.pop(body["failed"])

@@ -49,9 +49,13 @@ class Channels:
     """A new worker's socket and log: our ends, and those it is to get."""
 
     def __init__(self) -> None:
-        self.socket, self.its_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-        self.log, self.its_log = os.pipe2(os.O_CLOEXEC)
+        """Raises LaunchError: no descriptors are left."""
+        try:
+            self.socket, self.its_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+            self.log, self.its_log = os.pipe2(os.O_CLOEXEC)
+        except OSError as error:
+            raise LaunchError(f"a worker's channels could not be opened: {error}") from error
         os.set_blocking(self.log, False)
 
     def close_its(self) -> None:

@@ -131,9 +131,12 @@ class Backoff:
         self._exits = 0
         self._since = 0.0
 
-    def failed(self, status: int | None) -> None:
-        """One more start failed, with this exit status; None: there was no process."""
-        killed = status is not None and status < 0 and status != -signal.SIGSYS
+    def failed(self, status: int | None, *, passing: bool = False) -> None:
+        """One more start failed, with this exit status; None: there was no process.
+
+        ``passing``: for a reason that may pass, as one that was killed.
+        """
+        killed = passing or (status is not None and status < 0 and status != -signal.SIGSYS)
         self._since = self._since or time.monotonic()
         self._exits += not killed
         self._failures += 3 if killed else 10

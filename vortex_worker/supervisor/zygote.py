@@ -50,8 +50,13 @@ class Zygote:
         Raises:
             LaunchError: the process could not be started.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        log_read, log_write = os.pipe2(os.O_CLOEXEC)
+        from vortex_worker.errors import LaunchError
+
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            log_read, log_write = os.pipe2(os.O_CLOEXEC)
+        except OSError as error:
+            raise LaunchError(f"the zygote's channels could not be opened: {error}") from error
         try:
             self.popen = subprocess.Popen(
                 [sys.executable, "-P", "-c", _PROGRAM],
@@ -65,8 +70,6 @@ class Zygote:
                 start_new_session=True,
             )
         except OSError as error:
-            from vortex_worker.errors import LaunchError
-
             ours.close()
             os.close(log_read)
             raise LaunchError(f"the zygote could not be started: {error}") from error
