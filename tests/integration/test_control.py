@@ -233,3 +233,17 @@ def test_a_deadline_ends_a_job_that_is_stuck_in_native_code(fabric):
     with pytest.raises(DeadlineExceeded):
         fabric.run("Stuck", deadline=0.05)
     assert fabric.run("Identity", {"tensor": 2}) == {"tensor": 2}
+
+
+def test_a_job_that_is_cancelled_does_not_run_again_when_its_worker_dies():
+    with vw.Fabric(1, standby=1, **SETTINGS | {"grace": 30.0}) as fabric:
+        fabric.wait_ready(60)
+        gate = fabric.tensor([0])
+        job = started(fabric.submit("DeafGate", {"gate": gate}, retries=1))
+        pid = pid_of(fabric, job)
+        job.cancel()
+        os.kill(pid, signal.SIGKILL)
+        assert isinstance(job.exception(60), Cancelled)
+        assert job.attempts == 1
+        gate.fill_(1)
+        assert fabric.run("Identity", {"tensor": 1})["tensor"] == 1

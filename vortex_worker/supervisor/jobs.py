@@ -154,6 +154,7 @@ class Jobs:
             if link is None:
                 self._withdraw(task, Cancelled("cancelled before it ran"))
                 return
+            task.cancelled = True
         self._crew.inbox.watch(link)  # who was to read its answer may be gone
         self._crew.send_or_lose(link, job_cancel=pb.JobCancel(job_id=job.id))
         error = Cancelled(f"cancelled; the node did not stop within {self._grace} s and its worker was killed")
@@ -276,7 +277,9 @@ class Jobs:
     def requeue(self, tasks: list[Task]) -> None:
         """Locked. Have tasks that were given to a worker wait again, before others, in their order."""
         for task in reversed(tasks):
-            if not task.job.done():
+            if task.cancelled:
+                self.finish(task, error=Cancelled("cancelled; its worker died meanwhile"))
+            elif not task.job.done():
                 task.job.state = JobState.QUEUED
                 task.job._runner = task.sender = None
                 self._scheduler.add(task, first=True)

@@ -131,6 +131,8 @@ class Task:
     begun: int = 0
     #: What it was expected to take when it was given ahead, ns.
     expected: int = 0
+    #: Whether its caller has asked for its end.
+    cancelled: bool = False
     #: Whose ``unsent`` it was put in last.
     sender: WorkerLink | None = None
     #: Whether it waits for objects to be made again.
