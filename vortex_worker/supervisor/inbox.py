@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _ONCE = select.EPOLLIN | select.EPOLLONESHOT
 _BURST = 64  # messages of one worker that are taken before others get their turn
 _GLANCE = 0.005  # s between looks at whether a job that is not next is still to be waited for here
+_LOOK = 0.5  # s between such looks for the job that is next: it may have been found to be one that can't be sent
 _HANDOVER = 1.0  # s that a caller has to leave a worker that has died
 
 
@@ -161,6 +162,5 @@ class Inbox:
 def _patience(until: float | None, runs: bool) -> float | None:
     """Seconds to wait for a worker's next word; ``runs``: it runs the job that is waited for."""
     left = None if until is None else until - time.monotonic()
-    if runs:
-        return left
-    return _GLANCE if left is None else min(left, _GLANCE)  # it may be ended, or taken back, which wakes nobody
+    most = _LOOK if runs else _GLANCE  # it may be ended, or taken back, which wakes nobody
+    return most if left is None else min(left, most)
