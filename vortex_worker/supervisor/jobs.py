@@ -178,7 +178,7 @@ class Jobs:
             self._draining = True
             self._changed.ring()
             if not self._changed.wait_for(lambda: not self._tasks, timeout):
-                raise TimeoutError(f"not all jobs have ended within {timeout} s: {len(self._tasks)} go on")
+                raise TimeoutError(f"of {len(self._tasks)} jobs, not all have ended within {timeout} s")
 
     # ------------------------------------------------------------- placing
 
