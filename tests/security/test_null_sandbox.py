@@ -30,6 +30,9 @@ arguments = [argument for argument in sys.argv[1:] if argument != "-P"]
 if arguments[0] == "-m":
     sys.argv = arguments[1:]
     runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+elif arguments[0] == "-c":
+    sys.argv = ["-c"]
+    exec(arguments[1])
 else:
     sys.argv = arguments
     runpy.run_path(arguments[0], run_name="__main__")

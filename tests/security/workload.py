@@ -442,9 +442,9 @@ ENDS: dict[str, Callable[[], Any]] = {
     "exit": lambda: os._exit(7),
     "abort": lambda: ctypes.CDLL(None).abort(),
     "a fault": lambda: ctypes.memset(64, 0, 1),
-    "a heap destroyed": lambda: ctypes.CDLL(None).free(ctypes.c_void_p(ctypes.addressof(_BYTES) + 1)),
+    "a heap destroyed": lambda: ctypes.CDLL(None).free(ctypes.c_void_p(ctypes.addressof(_BYTES) + 33)),
 }
-_BYTES = ctypes.create_string_buffer(64)
+_BYTES = ctypes.create_string_buffer(64)  # zeros, as the size of what is freed in it: no block begins there
 CONTROL: list[Any] = []
 
 
