@@ -189,6 +189,7 @@ class Fabric:
                 self.close()
             else:
                 thread.abandon()
+                self.__dict__.pop("_crew", None)  # there is nothing to close any more
                 if hasattr(self, "_memory"):
                     self._memory.close()
             raise

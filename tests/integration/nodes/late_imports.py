@@ -7,7 +7,7 @@ from vortex_worker.executor import AbstractExecutor, Port
 
 class ImportsLate(AbstractExecutor):
     op_type = "ImportsLate"
-    output_ports = (Port("rows", "INT"), Port("offset", "FLOAT"))
+    output_ports = (Port("rows", "INT"), Port("zone", "STRING"))
 
     def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
         import datetime
@@ -18,5 +18,5 @@ class ImportsLate(AbstractExecutor):
         new_year = datetime.datetime(2026, 1, 1, tzinfo=zoneinfo.ZoneInfo("UTC"))
         return {
             "rows": pyarrow.table({"column": [1, 2, 3]}).num_rows,
-            "offset": new_year.utcoffset().total_seconds(),  # type: ignore[union-attr]
+            "zone": str(new_year.tzname()),
         }
