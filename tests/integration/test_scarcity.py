@@ -23,7 +23,8 @@ def descriptors():
             while held:
                 os.close(held.pop())
             return
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, hard))
+        highest = max(map(int, os.listdir("/proc/self/fd")))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1 + number, hard))
         try:
             while True:
                 held.append(os.dup(0))
