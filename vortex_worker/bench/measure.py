@@ -142,3 +142,14 @@ def each(function: Callable[[], object], count: int) -> list[float]:
         function()
         samples.append(time.perf_counter() - begun)
     return samples
+
+
+def busy(us: float) -> float:
+    """Take ``us`` microseconds: short times by looking at the clock, long ones asleep. Returns how long it took, s."""
+    begun = time.perf_counter()
+    wanted = us / 1e6
+    if wanted > 0.002:
+        time.sleep(wanted - 0.001)
+    while (took := time.perf_counter() - begun) < wanted:
+        pass
+    return took

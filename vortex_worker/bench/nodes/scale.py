@@ -1,28 +1,22 @@
 """Nodes for ``scale.*``: one that takes so long, and one that makes a tensor of so many bytes."""
 
-import time
 from typing import Any
 
 import torch
 
+from vortex_worker.bench.measure import busy
 from vortex_worker.executor import AbstractExecutor, Param, Port
 
 
 class BenchBusy(AbstractExecutor):
-    """Takes ``us`` microseconds: short times by looking at the clock, long ones asleep."""
+    """Takes ``us`` microseconds."""
 
     op_type = "BenchBusy"
     output_ports = (Port("us", "FLOAT"),)
     params = (Param("us", "FLOAT", default=0.0),)
 
     def execute(self, inputs: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-        begun = time.perf_counter()
-        wanted = params["us"] / 1e6
-        if wanted > 0.002:
-            time.sleep(wanted - 0.001)
-        while (took := time.perf_counter() - begun) < wanted:
-            pass
-        return {"us": took * 1e6}
+        return {"us": busy(params["us"]) * 1e6}
 
 
 class BenchMake(AbstractExecutor):
