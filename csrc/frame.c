@@ -146,24 +146,28 @@ static long look(vw_reader *reader, int fd) {
   return -EAGAIN;
 }
 
+/* A wait since `begun` has ended, one way or the other. */
+static void weigh(vw_reader *reader, uint64_t begun) {
+  if (vw_monotonic_ns() - begun > 2 * (uint64_t)VW_SPIN_NS) reader->rest = reader->pause = VW_SPIN_SLOW;
+}
+
 int vw_reader_recv(vw_reader *reader, int fd, uint64_t deadline, vw_frame *frame) {
   bool looks = reader->spins && deadline != VW_NOW; /* once a wait */
   for (;;) {
     int rc = vw_reader_next(reader, frame);
     if (rc != 0) return rc;
     if (reader->eof) return reader->begin == reader->end ? 0 : -ENODATA;
-    /* Without a deadline a blocking socket waits inside recv: one system call. With one, or on
-         * a non-blocking socket, what is there already still costs one. */
     long got = looks ? look(reader, fd) : -EAGAIN;
     looks = false;
+    uint64_t begun = reader->rest > VW_SPIN_SLOW ? vw_monotonic_ns() : 0;
+    /* Without a deadline a blocking socket waits inside recv: one system call. With one, or on
+     * a non-blocking socket, what is there already still costs one. */
     if (got == -EAGAIN) got = vw_reader_fill(reader, fd, deadline == VW_FOREVER);
-    if (got == -EAGAIN) {
-      if (deadline == VW_NOW) return -ETIMEDOUT;
-      rc = wait_ready(fd, POLLIN, deadline);
-      if (rc) return rc;
-    } else if (got < 0) {
-      return (int)got;
-    }
+    rc = 0;
+    if (got == -EAGAIN) rc = deadline == VW_NOW ? -ETIMEDOUT : wait_ready(fd, POLLIN, deadline);
+    if (begun) weigh(reader, begun);
+    if (rc) return rc;
+    if (got < 0 && got != -EAGAIN) return (int)got;
   }
 }
 

@@ -77,9 +77,11 @@ int vw_reader_recv(vw_reader *reader, int fd, uint64_t deadline, vw_frame *frame
 /* Lets vw_reader_recv look for VW_SPIN_NS before it waits: about what a job costs more when both sides are woken
  * for it, on CPUs that went to sleep, so that a peer that answers soon is heard without that. A peer on the same CPU
  * can't answer while we look. So after looking in vain it rests for 1, 2, 4, … VW_SPIN_REST waits, and
- * starts anew when it was right once. On a machine with one CPU it never looks. */
+ * starts anew when it was right once. A wait of twice as long shows that the peer was only slow, which it need not stay:
+ * then at most VW_SPIN_SLOW waits of rest are left. On a machine with one CPU it never looks. */
 #define VW_SPIN_NS 100000u
 #define VW_SPIN_REST 256u
+#define VW_SPIN_SLOW 8u
 void vw_reader_spin(vw_reader *reader);
 
 int vw_writer_init(vw_writer *writer);

@@ -418,6 +418,23 @@ static void test_looking_gives_up_and_comes_back(void) {
   close(pair[1]);
 }
 
+/* Long waits say nothing against looking: a peer that was slow may be quick from now on. */
+static void test_a_slow_peer_is_looked_for_again(void) {
+  int pair[2];
+  CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+  vw_reader reader;
+  vw_frame frame;
+  CHECK_EQUAL(vw_reader_init(&reader, 100), 0);
+  vw_reader_spin(&reader);
+  reader.spins = true;
+  reader.rest = reader.pause = VW_SPIN_REST; /* as after many answers that came just after it had looked */
+  CHECK_EQUAL(vw_reader_recv(&reader, pair[0], vw_monotonic_ns() + 3 * VW_SPIN_NS, &frame), -ETIMEDOUT);
+  CHECK(reader.rest <= VW_SPIN_SLOW && reader.pause <= VW_SPIN_SLOW);
+  vw_reader_free(&reader);
+  close(pair[0]);
+  close(pair[1]);
+}
+
 int main(void) {
   alarm(60);
   PASS(test_cut_everywhere);
@@ -434,5 +451,6 @@ int main(void) {
   PASS(test_large_frames_in_parts);
   PASS(test_nobody_reads);
   PASS(test_looking_gives_up_and_comes_back);
+  PASS(test_a_slow_peer_is_looked_for_again);
   return 0;
 }

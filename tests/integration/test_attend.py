@@ -37,6 +37,23 @@ def test_a_job_whose_waiter_has_left_ends_all_the_same(single):
     assert job.exception(0) is None
 
 
+def test_who_waits_is_woken_alone():
+    others = set(threading.enumerate())
+    with vw.Fabric(1, **SETTINGS) as fabric:
+        fabric.wait_ready(60)
+        (thread,) = [t for t in threading.enumerate() if t.name == "vortex-fabric" and t not in others]
+
+        def sleeps():
+            with open(f"/proc/self/task/{thread.native_id}/status") as file:
+                return next(int(line.split()[1]) for line in file if line.startswith("voluntary_ctxt_switches"))
+
+        before = sleeps()
+        for _ in range(60):
+            job = fabric.submit("Nap", params={"seconds": 0.01})  # so long that it is waited for when the answer comes
+            assert job.exception() is None
+        assert sleeps() - before < 30
+
+
 def test_a_queued_job_ends_after_the_one_that_somebody_waits_for(single):
     gate = single.tensor([0])
     first = started(single.submit("Gate", {"gate": gate}))

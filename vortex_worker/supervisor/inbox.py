@@ -110,7 +110,16 @@ class Inbox:
         fd = link.fileno()
         if self._links.get(fd) is link:
             with contextlib.suppress(OSError, ValueError):  # it was removed meanwhile, or the fabric closed
+                link.watched = True
                 self._epoll.modify(fd, _ONCE)
+
+    def _unwatch(self, link: WorkerLink) -> None:
+        """Spare the fabric's thread a wake, by whoever holds the lock: what comes is read here."""
+        fd = link.fileno()
+        if link.watched and self._links.get(fd) is link:
+            with contextlib.suppress(OSError, ValueError):
+                link.watched = False
+                self._epoll.modify(fd, 0)
 
     def attend(self, link: WorkerLink, job: Job, timeout: float | None) -> None:
         """Read for ``job``, which ``link`` was given, until it ends or another has it, or ``timeout`` s have passed.
@@ -120,6 +129,7 @@ class Inbox:
         if not link.reading.acquire(blocking=False):
             return
         link.reader = threading.get_ident()
+        self._unwatch(link)
         handled = link.received
         until = None if timeout is None else time.monotonic() + timeout
         try:

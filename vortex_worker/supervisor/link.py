@@ -105,6 +105,7 @@ class WorkerLink:
         self.jobs_done = 0
         self.reading = threading.Lock()  # who holds it reads the socket and acts on what it gets; see inbox.py
         self.reader = 0  # the thread that does so while it waits for a job
+        self.watched = False  # the fabric's thread may be told when there is something to read
         self.rest: Rest | None = None  # since it was last seen idle
         self.unread = False  # there was more than was taken at once
         self._socket = FrameSocket(process.socket_fd, config.max_frame)

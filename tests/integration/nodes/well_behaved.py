@@ -53,6 +53,17 @@ class TidyGate(AbstractExecutor):
         return {"pid": _getpid()}
 
 
+class Nap(AbstractExecutor):
+    """Sleeps, and reports nothing."""
+
+    op_type = "Nap"
+    params = (Param("seconds", "FLOAT", minimum=0.0, maximum=1.0),)
+
+    def execute(self, inputs, params):
+        time.sleep(params["seconds"])
+        return {}
+
+
 class Steps(AbstractExecutor):
     """Reports every step."""
 
