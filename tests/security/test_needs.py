@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from sandbox_child import supported
 from test_workload import make_folder
-from workload import ENDS, JOBS
+from workload_jobs import ENDS, JOBS
 
 from vortex_worker.sandbox import seccomp
 

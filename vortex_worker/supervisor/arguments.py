@@ -9,11 +9,42 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vortex_worker.config import DEVICES, WorkerConfig, is_device
+from vortex_worker.config import DEVICES, LOG_LEVELS, WorkerConfig, is_device
 from vortex_worker.defaults import ZYGOTE_MESSAGE
 from vortex_worker.errors import ConfigError
 
 _REST_OF_MESSAGE = 1 << 10  # bytes
+
+#: Of a fabric's whole numbers, the least and the most.
+_RANGES = {
+    "workers": (1, 256),
+    "landlock_abi": (0, 99),
+    "keep_results": (0, 1 << 44),
+    "queue": (1, 1 << 30),
+    "lease_size": (1 << 21, 1 << 44),
+    "client_size": (1 << 21, 1 << 44),
+    "max_frame": (4096, 1 << 30),
+    "heartbeat_ms": (1, 60_000),
+    "threads": (0, 4096),
+    "memory_limit": (0, 1 << 62),
+    "memory_growth": (0, 1 << 62),
+}
+
+
+def check_fabric(given: Mapping[str, Any]) -> None:
+    """The numbers and levels among a fabric's arguments, by name. Raises ConfigError: one is bad."""
+    for name, (low, high) in _RANGES.items():
+        check_range(name, 0 if name == "threads" and given[name] is None else given[name], low, high)
+    check_range("standby", given["standby"], 0, 256 - given["workers"])
+    check_seconds("grace", given["grace"], zero=True)
+    check_seconds("start_timeout", given["start_timeout"])
+    check_seconds("stall_timeout", given["stall_timeout"], zero=True)
+    check_seconds("heartbeat_timeout", given["heartbeat_timeout"])
+    if given["heartbeat_timeout"] * 1000 < 2 * given["heartbeat_ms"]:
+        raise ConfigError(f"heartbeat_timeout is {given['heartbeat_timeout']} s: it takes two heartbeats or more")
+    if given["log_level"] not in LOG_LEVELS:
+        raise ConfigError(f"log_level is {given['log_level']!r}: it takes one of {', '.join(LOG_LEVELS)}")
+    check_device(given["device"])
 
 
 def check_range(name: str, value: int, low: int, high: int, why: str = "") -> None:

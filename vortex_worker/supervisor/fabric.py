@@ -104,13 +104,13 @@ class Fabric:
         allow_unsandboxed: bool = False,
         learn: bool = False,
     ) -> None:
+        given = locals()
         # The zygote first, before anything is looked at: while it imports torch, we import what follows.
         thread = FabricThread(zygote=zygote, diffusion=bool(models))
         try:
             from dataclasses import replace
 
-            from vortex_worker.config import LOG_LEVELS, WorkerConfig
-            from vortex_worker.errors import ConfigError
+            from vortex_worker.config import WorkerConfig
             from vortex_worker.sandbox.learning import Lessons
             from vortex_worker.sandbox.seccomp import load_policy
             from vortex_worker.supervisor import arguments
@@ -123,27 +123,7 @@ class Fabric:
             from vortex_worker.supervisor.results import Results
             from vortex_worker.supervisor.vigil import Limits
 
-            arguments.check_range("workers", workers, 1, 256)
-            arguments.check_range("landlock_abi", landlock_abi, 0, 99)
-            arguments.check_range("standby", standby, 0, 256 - workers)
-            arguments.check_range("keep_results", keep_results, 0, 1 << 44)
-            arguments.check_range("queue", queue, 1, 1 << 30)
-            arguments.check_range("lease_size", lease_size, 1 << 21, 1 << 44)
-            arguments.check_range("client_size", client_size, 1 << 21, 1 << 44)
-            arguments.check_range("max_frame", max_frame, 4096, 1 << 30)
-            arguments.check_range("heartbeat_ms", heartbeat_ms, 1, 60_000)
-            arguments.check_range("threads", 0 if threads is None else threads, 0, 4096)
-            arguments.check_range("memory_limit", memory_limit, 0, 1 << 62)
-            arguments.check_range("memory_growth", memory_growth, 0, 1 << 62)
-            arguments.check_seconds("grace", grace, zero=True)
-            arguments.check_seconds("start_timeout", start_timeout)
-            arguments.check_seconds("stall_timeout", stall_timeout, zero=True)
-            arguments.check_seconds("heartbeat_timeout", heartbeat_timeout)
-            if heartbeat_timeout * 1000 < 2 * heartbeat_ms:
-                raise ConfigError(f"heartbeat_timeout is {heartbeat_timeout} s: it takes two heartbeats or more")
-            if log_level not in LOG_LEVELS:
-                raise ConfigError(f"log_level is {log_level!r}: it takes one of {', '.join(LOG_LEVELS)}")
-            arguments.check_device(device)
+            arguments.check_fabric(given)
             cpus = len(os.sched_getaffinity(0))
             node_folders, model_folders = arguments.folder_list(custom_nodes), arguments.folder_list(models)
             config = WorkerConfig(

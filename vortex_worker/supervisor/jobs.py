@@ -154,11 +154,12 @@ class Jobs:
             if link is None:
                 self._withdraw(task, Cancelled("cancelled before it ran"))
                 return
+            if not task.cancelled:  # else its worker's time runs already
+                error = Cancelled(f"cancelled; the node did not stop within {self._grace} s and its worker was killed")
+                self._crew.call(self._crew.loop.call_later, self._grace, self._end_by_force, task, error)
             task.cancelled = True
         self._crew.inbox.watch(link)  # who was to read its answer may be gone
         self._crew.send_or_lose(link, job_cancel=pb.JobCancel(job_id=job.id))
-        error = Cancelled(f"cancelled; the node did not stop within {self._grace} s and its worker was killed")
-        self._crew.call(self._crew.loop.call_later, self._grace, self._end_by_force, task, error)
 
     def attend(self, job: Job, timeout: float | None) -> None:
         """Read its worker's answer from here. See ``Inbox.attend``."""
