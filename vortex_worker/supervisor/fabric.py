@@ -414,7 +414,14 @@ class Fabric:
         return link
 
     def workers(self) -> list[dict[str, Any]]:
-        """What each worker is and does, with its sandbox as the kernel confirmed it. For people and JSON."""
+        """What each worker is and does, as plain data.
+
+        Returns:
+            of each: ``id``, ``pid``, ``slot``; ``stage`` (launched, joined, locked, preloading, ready or gone);
+            ``job``, the number of the one it runs, or None, and ``jobs_done``; ``heartbeat_age_s``; ``memory_bytes`` of
+            its own; and its ``sandbox`` as the kernel confirms it: ``policy``, ``layers``, ``landlock_abi``,
+            ``filter_sha256``, ``enforced``, ``learning``, ``kernel``.
+        """
         return [link.describe() for link in self._crew.ranks()[0]]
 
     def standbys(self) -> list[dict[str, Any]]:

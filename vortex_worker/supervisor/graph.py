@@ -19,7 +19,7 @@ from typing import Any
 
 from vortex_worker.errors import Problem, WorkflowError
 from vortex_worker.executor.ports import OpSpec
-from vortex_worker.executor.validation import a, near
+from vortex_worker.executor.validation import a, offer
 from vortex_worker.supervisor import embedded
 from vortex_worker.supervisor.files import read_regular
 from vortex_worker.supervisor.plain import foreign
@@ -121,7 +121,7 @@ class Graph:
                 problems.append(("", f"{said.format(target)}: it takes NODE.INPUT"))
             elif node_id not in self.nodes:
                 problems.append(
-                    ("", f"{said.format(target)}: there is no node {short(node_id)}{near(node_id, self.nodes)}")
+                    ("", f"{said.format(target)}: there is no node {short(node_id)}: {offer(node_id, self.nodes)}")
                 )
             elif _is_deep(value):
                 problems.append((node_id, f"{said.format(target)} is nested too deeply, or holds itself"))
@@ -140,7 +140,7 @@ class Graph:
         if chosen is not None:
             wanted = list(dict.fromkeys(map(str, chosen)))
             missing = [
-                Problem("", f"there is no node {short(key)}{near(key, self.nodes)}")
+                Problem("", f"there is no node {short(key)}: {offer(key, self.nodes)}")
                 for key in wanted
                 if key not in self.nodes
             ]

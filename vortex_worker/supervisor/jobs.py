@@ -120,7 +120,7 @@ class Jobs:
         """Locked. Raises QueueFull."""
         may_wait = block and not in_callback()  # for it would wait for itself
         if not self._room.wait_for(self._has_room, timeout if may_wait else 0):
-            raise QueueFull(f"{self._limit} jobs wait already; Fabric's queue= lets more wait")
+            raise QueueFull(f"the queue of {self._limit} is full; Fabric's queue= lets more jobs wait")
 
     def _has_room(self) -> bool:
         return len(self._scheduler) < self._limit or self._crew.over
@@ -179,7 +179,7 @@ class Jobs:
             self._draining = True
             self._changed.ring()
             if not self._changed.wait_for(lambda: not self._tasks, timeout):
-                raise TimeoutError(f"of {len(self._tasks)} jobs, not all have ended within {timeout} s")
+                raise TimeoutError(f"jobs that have not ended within {timeout} s: {len(self._tasks)}")
 
     # ------------------------------------------------------------- placing
 
