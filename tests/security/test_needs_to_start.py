@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+import torch
 from sandbox_child import fork, supported
 
 import vortex_worker as vw
@@ -164,8 +165,14 @@ def start_and_refuse(folder: Path, recorder: Path) -> None:
     arena.close()
 
 
+#: Calls that only a torch which was built for CUDA makes.
+CUDA = {"sched_get_priority_max", "sched_get_priority_min"}
+
+
 @pytest.mark.parametrize("line", sorted(LINES.keys() - {("sendmsg", 0)}), ids=lambda line: f"{line[0]}-{line[1]}")
 def test_a_line_of_bootstrap_is_needed(needed: set[Line], line: Line) -> None:
+    if line[0] in CUDA and torch.version.cuda is None:
+        pytest.skip("torch was built without CUDA")
     assert line in needed, f"no start needs it: {LINES[line].reason}"
 
 

@@ -112,6 +112,7 @@ def main(folder: str, execute: str) -> None:
     rules = landlock.readonly_rules([folder])
     sockets = [socket.detach() for socket in socketpair()]
     lockdown.isolate([1, 2, *sockets])
+    os.environ["PATH"] = ""
     started = time.perf_counter()
     lockdown.landlock_restrict(rules)
     lockdown.install_filter(first.code, all_threads=True)

@@ -101,6 +101,9 @@ class Sandbox:
         # Libraries that look for a home directory would else ask the user database, whose plug-ins make
         # system calls that no filter here allows; and there is nothing of a worker's in a home.
         os.environ["HOME"] = "/nonexistent"
+        # Nor can a worker start programs. Where ctypes finds a compiler, it wants a file for what that says, and torch,
+        # if built for CUDA, is not imported without.
+        os.environ["PATH"] = ""
         if seccomp.available():
             self._programs = programs(config)
         else:
