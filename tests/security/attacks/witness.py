@@ -103,7 +103,7 @@ class Witness:
             path.unlink()
 
     def _start_bystander(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(["sleep", "600"], env={"SECRET": self._secret})
+        return subprocess.Popen(["sleep", "1d"], env={"SECRET": self._secret})
 
     def _listen(self) -> None:
         def listener(family: int, kind: int, address: Any) -> socket.socket:
