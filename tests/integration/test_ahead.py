@@ -234,6 +234,7 @@ def test_they_are_taken_back_when_the_first_is_long_after_all():
         gates[0].fill_(1)
         assert first.exception(60) is None
         until(lambda: not any(link.task for link in links), "the answers for those that were taken back")
+        assert [worker["jobs_done"] for worker in fabric.workers()] == [1, 9]
         assert {link.load for link in links} == {0}
 
 

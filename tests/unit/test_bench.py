@@ -35,6 +35,20 @@ def test_a_key_that_is_not_there_is_refused_with_those_that_are(capsys):
     assert "no benchmark scale.nonsense; there are map.tensor" in capsys.readouterr().err.replace("\n", " ")
 
 
+def test_one_benchmark_s_failure_is_told_and_is_the_program_s(monkeypatch, capsys):
+    def fails(quick):
+        raise AssertionError("a wrong result")
+
+    result = Result("what", "µs", 2.0, 3.0, "reference", 1.0, Target("ratio", 3.0, 2.0))
+    monkeypatch.setattr(bench, "KEYS", {"map.tensor": fails, "map.arrow": lambda quick: result})
+    assert bench.main(["--json", "-"]) == 1
+    told = capsys.readouterr()
+    data = json.loads(told.out)
+    assert data["results"].keys() == {"map.arrow"}
+    assert "a wrong result" in data["failed"]["map.tensor"]
+    assert "map.tensor failed: Traceback" in told.err
+
+
 @pytest.mark.parametrize(("samples", "worst"), [({1: [1.0], 2: [3.0], 4: [2.0]}, 3.0), ({1: [5.0], 2: [3.0]}, 3.0)])
 def test_the_worst_size_is_compared_with_the_first(samples, worst):
     result = scale._worst("what", samples, "the first", Target("ratio", 1.5, 1.1), {})

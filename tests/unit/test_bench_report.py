@@ -118,8 +118,18 @@ def test_the_table_fits_the_terminal(columns):
     assert ("p99" in "".join(rows)) == (columns > 80)
 
 
-@pytest.mark.parametrize("arguments", [["--only", "no.such"], ["--json", "/nowhere/at/all"], ["--plot", __file__]])
-def test_what_can_not_work_is_told_before_anything_is_measured(arguments):
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--only", "no.such"], "no benchmark no.such; there are map.tensor"),
+        (["--only", ""], "it names no benchmark; there are map.tensor"),
+        (["--json", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["--plot", __file__], __file__),
+        (["--plot", "/proc/no/such"], "No such file or directory: /proc/no/such"),
+    ],
+)
+def test_what_can_not_work_is_told_before_anything_is_measured(arguments, told):
     done = bench(*arguments)
     assert done.returncode == 2
+    assert told in done.stderr
     assert "Traceback" not in done.stderr

@@ -51,7 +51,7 @@ LONG = {"scale.workers256"}
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--quick", is_flag=True, help="Fewer repetitions: under a minute, less sure.")
-@click.option("--only", default="", metavar="KEY,…", help=f"Some of: {', '.join(KEYS)}.")
+@click.option("--only", metavar="KEY,…", help=f"Some of: {', '.join(KEYS)}.")
 @click.option("--long", "long_too", is_flag=True, help=f"Also {', '.join(sorted(LONG))}: gigabytes, and minutes.")
 @click.option(
     "--json",
@@ -61,16 +61,23 @@ LONG = {"scale.workers256"}
     help="Also write the figures as JSON; - for standard output.",
 )
 @click.option(
-    "--plot", metavar="DIR", type=click.Path(file_okay=False), help="Also draw bench.svg and bench.png there."
+    "--plot", metavar="DIR", type=click.Path(file_okay=False, writable=True), help="Also draw bench.svg and bench.png there."
 )
-def bench(quick: bool, only: str, long_too: bool, json_file: IO[str] | None, plot: str | None) -> None:
+def bench(quick: bool, only: str | None, long_too: bool, json_file: IO[str] | None, plot: str | None) -> None:
     """Measure this machine, each figure beside a reference of the same run."""
-    wanted = [key.strip() for key in only.split(",") if key.strip()]
-    wanted = wanted or [key for key in KEYS if long_too or key not in LONG]
-    if unknown := [key for key in wanted if key not in KEYS]:
-        raise click.BadParameter(f"no benchmark {', '.join(unknown)}; there are {', '.join(KEYS)}", param_hint="--only")
-    if plot is not None:
-        _plotting()  # without matplotlib, say so before minutes of measuring
+    wanted = [key for key in KEYS if long_too or key not in LONG]
+    if only is not None:
+        wanted = [key.strip() for key in only.split(",") if key.strip()]
+        unknown = [key for key in wanted if key not in KEYS]
+        if unknown or not wanted:
+            what = f"no benchmark {', '.join(unknown)}" if unknown else "it names no benchmark"
+            raise click.BadParameter(f"{what}; there are {', '.join(KEYS)}", param_hint="--only")
+    if plot is not None:  # what would not work is said before minutes of measuring
+        _plotting()
+        try:
+            Path(plot).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise click.BadParameter(f"{error.strerror}: {plot}", param_hint="--plot") from error
     about = machine.describe()
     console = Console(stderr=True)
     results: dict[str, Result] = {}
@@ -161,18 +168,15 @@ def show(results: dict[str, Result], skipped: dict[str, str], about: dict[str, o
         console.print(f"· {sentence}", style="dim", highlight=False)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status."""
+def main(arguments: list[str] | None = None, name: str = "python -m vortex_worker.bench") -> int:
+    """Measure as ``name``, which is told in messages. Returns the exit status."""
     try:
-        bench.main(arguments, prog_name="python -m vortex_worker.bench", standalone_mode=False)
-    except click.exceptions.Exit as done:
-        return done.exit_code
+        return bench.main(arguments, prog_name=name, standalone_mode=False) or 0
     except click.ClickException as error:
         error.show()
         return 2
     except click.exceptions.Abort:
         return 130
-    return 0
 
 
 if __name__ == "__main__":

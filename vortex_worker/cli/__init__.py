@@ -179,7 +179,7 @@ def bench(arguments: tuple[str, ...]) -> None:
     """Measure this machine: the same as python -m vortex_worker.bench."""
     from vortex_worker.bench.__main__ import main as bench_main
 
-    sys.exit(bench_main(list(arguments)))
+    sys.exit(bench_main(list(arguments), "vortex-worker bench"))
 
 
 def _workflow(name: str) -> str:

@@ -329,7 +329,7 @@ class Jobs:
                 self._scheduler.free(link)
             elif self.flight.advance(link):
                 self._scheduler.free(link)
-            link.jobs_done += 1
+            link.jobs_done += self._tasks.get(task.job.id) is task  # not what was taken back, and ran elsewhere
             if link.retiring:
                 self._crew.call(self._crew.endings.dismiss, link)
             task.job.timings = Timings(*message.timings)
