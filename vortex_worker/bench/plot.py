@@ -12,6 +12,7 @@ try:
     import matplotlib as mpl
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 except ImportError as error:
     raise ImportError("--plot needs matplotlib: pip install 'vortex-worker[plot]'") from error
 
@@ -61,15 +62,18 @@ def _fill(axes: Axes, results: dict[str, Result]) -> None:
     axes.axvline(1, color="black", linewidth=1, zorder=0)
     low, high = min([*spans, 0.5]), max([*spans, 2])
     axes.set_xscale("log")
-    axes.set_xlim(low / 2, high * 2)
+    margin = max(2, (high / low) ** 0.15)  # room for a label around the outermost dot
+    axes.set_xlim(low / margin, high * margin)
     axes.set_ylim(len(results) - 0.5, -0.7)
     axes.set_yticks(
         range(len(results)), [f"{key}\n{_short(result.what)}" for key, result in results.items()], fontsize=8
     )
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.tick_top()
     axes.tick_params(axis="x", labelsize=8)
-    axes.tick_params(axis="both", length=0)
+    axes.tick_params(axis="both", which="both", length=0)
     axes.set_xlabel(
         "multiple of what it must not exceed: left of the line is within\n"
         "dot: median · thin line: to the 99th percentile · grey tick: the aim",
@@ -88,4 +92,4 @@ def _share(value: float, must: float, higher_is_better: bool) -> float:
 
 
 def _short(text: str) -> str:
-    return textwrap.shorten(text, 46, placeholder="…")
+    return "\n".join(textwrap.wrap(text, 46, max_lines=2, placeholder="…"))
