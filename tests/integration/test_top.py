@@ -151,10 +151,11 @@ def test_a_fabric_that_is_closed_is_gone(tmp_path):
     assert len([found for found in look() if found.pid == os.getpid()]) == before
 
 
-def test_bad_usage_is_status_2(tmp_path):
-    done = subprocess.run([*TOP, "--interval", "0"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+@pytest.mark.parametrize(("interval", "told"), [("0", "0.05"), ("nan", "it takes seconds above 0")])
+def test_bad_usage_is_status_2(interval, told, tmp_path):
+    done = subprocess.run([*TOP, "--interval", interval], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert "0.05" in done.stderr
+    assert told in done.stderr
 
 
 def test_in_a_pipe_it_prints_once_and_ends(tmp_path):

@@ -128,7 +128,13 @@ def doctor(matrix: bool, profiles: tuple[str, ...], wxorx: bool, as_json: bool) 
 
 
 @command.command()
-@click.option("--interval", default=1.0, type=click.FloatRange(0.05, 3600), help="Seconds between looks.  [1]")
+@click.option(
+    "--interval",
+    default=1.0,
+    type=click.FloatRange(0.05, 3600),
+    callback=limits.seconds,  # refuses nan, which is in no range and in each
+    help="Seconds between looks.  [1]",
+)
 @click.option(
     "--once", is_flag=True, help="Look twice, print once, and end; so it does anyway where it prints to no terminal."
 )
