@@ -307,7 +307,7 @@ def _worst(
 
 
 def _series(samples: dict[int, list[float]], unit: str) -> dict[str, float]:
-    return {f"{size} {unit}": median(taken) * 1e6 for size, taken in samples.items()}
+    return {f"{size:,} {unit}": median(taken) * 1e6 for size, taken in samples.items()}
 
 
 def _pss(pid: int) -> float:
