@@ -61,7 +61,10 @@ LONG = {"scale.workers256"}
     help="Also write the figures as JSON; - for standard output.",
 )
 @click.option(
-    "--plot", metavar="DIR", type=click.Path(file_okay=False, writable=True), help="Also draw bench.svg and bench.png there."
+    "--plot",
+    metavar="DIR",
+    type=click.Path(file_okay=False, writable=True),
+    help="Also draw bench.svg and bench.png there.",
 )
 def bench(quick: bool, only: str | None, long_too: bool, json_file: IO[str] | None, plot: str | None) -> None:
     """Measure this machine, each figure beside a reference of the same run."""
