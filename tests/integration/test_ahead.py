@@ -23,10 +23,10 @@ SHORT = ("Gate", "DeafGate", "Identity", "Die", "Hostile", "RandomTensor")
 GATES = []
 
 
-def expect_short(fabric, patience=3600.0):
+def expect_short(fabric):
     """As if such jobs had been short lately; and what is ahead is not taken back."""
     fabric._crew.jobs.flight._expected = dict.fromkeys(SHORT, 1000)
-    fabric._crew.jobs.flight.patience = patience
+    fabric._crew.jobs.flight.patience = 3600.0
     return fabric
 
 
@@ -41,6 +41,20 @@ def one(single):
 
 def link_of(fabric):
     return next(link for link in fabric._crew.links() if link.active and not link.dying)
+
+
+def taken_back(fabric, links):
+    """Have what is ahead in each taken back, as soon as its first job has lasted 10 ms."""
+    flight = fabric._crew.jobs.flight
+    flight.patience = 0.01
+    for link in links:
+        fabric._crew.call(flight._look, link)
+
+    def all_taken():
+        with fabric._crew.lock:  # else it could be seen half done
+            return all(link.ahead and all(task.job.done() for task in link.ahead) for link in links)
+
+    until(all_taken, "that they are taken back")
 
 
 def held(fabric, op_type="Gate", **options):
@@ -218,14 +232,14 @@ def test_one_that_had_begun_when_it_was_cancelled_may_not_keep_its_worker(one):
 
 def test_they_are_taken_back_when_the_first_is_long_after_all():
     with vw.Fabric(2, **SETTINGS) as fabric:
-        expect_short(fabric.wait_ready(60), patience=0.01)
+        expect_short(fabric.wait_ready(60))
         gates = [fabric.tensor([0]) for _ in range(2)]
         calls = [("Gate", {"gate": gate}) for gate in gates]
         calls += [("Identity", {"tensor": number}) for number in range(8)]
         first, second, *jobs = fabric.submit_many(calls)
         links = [link for link in fabric._crew.links() if link.active]
         until(lambda: all(len(link.ahead) == 4 for link in links), "jobs ahead")
-        until(lambda: all(task.job.done() for link in links for task in link.ahead), "that they are taken back")
+        taken_back(fabric, links)
         assert not any(job.done() for job in jobs)
         gates[1].fill_(1)
         assert [job.result(60)["tensor"] for job in jobs] == list(range(8))
@@ -239,12 +253,11 @@ def test_they_are_taken_back_when_the_first_is_long_after_all():
 
 
 def test_what_was_taken_back_is_not_given_to_that_worker_again_before_it_has_answered(one):
-    one._crew.jobs.flight.patience = 0.01
     gate = one.tensor([0])
     GATES.append(gate)
     first, *jobs = one.submit_many([("Gate", {"gate": gate})] + [("Identity", {"tensor": n}) for n in range(8)])
     link = link_of(one)
-    until(lambda: link.ahead and all(task.job.done() for task in link.ahead), "that they are taken back")
+    taken_back(one, [link])
     one._crew.jobs.flight.patience = 3600
     more = one.submit("Identity", {"tensor": 8})
     assert len(link.ahead) == len(one._crew.jobs._scheduler) - 1 == 8
