@@ -91,8 +91,82 @@ with vw.Fabric(1, standby=1, custom_nodes=sys.argv[1], threads=1, lease_size=64 
     fabric.drain(60)
 """
 
+STEP_BY_STEP = """
+class Interrupt:
+    # Ctrl-C is noticed where a call begins, and where one of C has returned: raise at the n-th of these.
 
-@pytest.mark.parametrize("program", [OPENING, WORKING], ids=["opening", "working"])
+    def __init__(self, number):
+        self.left = number
+
+    def __call__(self, frame, event, arg):
+        self.left -= event in ("call", "c_return")
+        if self.left == 0:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+def submit_and_wait():
+    fabric.submit("Identity", {"tensor": 1}).result()
+
+def run():
+    fabric.run("Identity", {"tensor": 1})
+
+def cancel():
+    job = fabric.submit("Identity", {"tensor": 1})
+    job.cancel()
+    job.exception()
+
+def submit_many_and_wait():
+    fabric.submit_many([("Identity", {"tensor": value}) for value in range(3)])[-1].result()
+
+def wait_impatiently():
+    job = fabric.submit("Nap", params={"seconds": 0.002})
+    try:
+        job.result(1e-4)
+    except TimeoutError:
+        job.result(60)
+
+def wait_beside_others():
+    interrupt = sys.getprofile()
+    sys.setprofile(None)
+    fabric.submit("Nap", params={"seconds": 0.006})
+    job = fabric.submit("Nap", params={"seconds": 0.0})
+    others.append(threading.Thread(target=lambda: (time.sleep(0.003), job.exception())))
+    others[-1].start()
+    sys.setprofile(interrupt)
+    job.result()
+
+jobs, others = [], []
+with vw.Fabric(1, standby=1, custom_nodes=sys.argv[1], threads=1, lease_size=64 << 20, client_size=64 << 20) as fabric:
+    fabric.observe(jobs.append)
+    for way in submit_and_wait, run, cancel, submit_many_and_wait, wait_impatiently, wait_beside_others:
+        step, interrupted = 0, True
+        while interrupted:
+            fabric.wait_ready(60)
+            step += 1
+            sys.setprofile(Interrupt(step))
+            try:
+                way()
+                interrupted = False
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.setprofile(None)
+            jobs.append(fabric.submit("Identity", {"tensor": step}))
+            lost = [job for job in jobs if not job.wait(20)]
+            while others:
+                others[-1].join(20)
+                lost += [other for other in [others.pop()] if other.is_alive()]
+            if lost:
+                print(way, step, lost, file=sys.stderr, flush=True)
+                os._exit(1)
+            assert jobs[-1].result()["tensor"] == step
+            jobs.clear()
+        assert step > 5
+    fabric.drain(60)
+"""
+
+
+@pytest.mark.parametrize("program", [OPENING, WORKING, STEP_BY_STEP], ids=["opening", "working", "step by step"])
 def test_ctrl_c_at_any_moment(program):
     command = [sys.executable, "-P", "-c", START + program, str(SETTINGS["custom_nodes"]), "600"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

@@ -126,17 +126,35 @@ class Inbox:
 
         May return earlier: somebody else reads it, or its worker died. Then the end of the job is to be waited for.
         """
-        if not link.reading.acquire(blocking=False):
-            return
-        link.reader = threading.get_ident()
+        mine = False
+        try:
+            mine = link.reading.acquire(blocking=False)
+            if mine:
+                self._hear(link, job, timeout)
+        except BaseException:  # Ctrl-C
+            self._crew.jobs.interrupted()
+            raise
+        finally:
+            try:
+                link.reading.release()  # with nothing before it where Ctrl-C could come between
+            except RuntimeError:  # it is another's
+                mine = False
+            if not mine:
+                pass
+            elif link.buffered:
+                self._crew.call(self._read, link)  # nothing more may come, and so no event
+            elif link.task is not None:
+                self.watch(link)
+
+    def _hear(self, link: WorkerLink, job: Job, timeout: float | None) -> None:
+        """Read for ``job``, by whoever holds the lock."""
         self._unwatch(link)
         handled = link.received
         until = None if timeout is None else time.monotonic() + timeout
         try:
             while (task := link.task) is not None and job._runner is link and not job.done():
-                runs = task.job is job
                 try:
-                    message = link.wait(None if runs and until is None else _patience(until, runs))
+                    message = link.wait(_patience(until, runs=task.job is job))
                 except TimeoutError:
                     if until is not None and time.monotonic() >= until:
                         break
@@ -155,21 +173,13 @@ class Inbox:
         except OSError:
             pass  # the time is up; or it was reset by its death, which the pidfd reports
         except BaseException:  # Ctrl-C
-            self._crew.jobs.interrupted()
             if link.received != handled:
                 link.blame("its answer was lost: who read it was interrupted")
                 self._crew.call(self._crew.endings.give_up, link)
             raise
-        finally:
-            link.reader = 0
-            link.reading.release()
-            if link.buffered:
-                self._crew.call(self._read, link)  # nothing more may come, and so no event
-            elif link.task is not None:
-                self.watch(link)
 
 
-def _patience(until: float | None, runs: bool) -> float | None:
+def _patience(until: float | None, *, runs: bool) -> float:
     """Seconds to wait for a worker's next word; ``runs``: it runs the job that is waited for."""
     left = None if until is None else until - time.monotonic()
     most = _LOOK if runs else _GLANCE  # it may be ended, or taken back, which wakes nobody

@@ -27,6 +27,9 @@ class JobState(Enum):
     FAILED = "failed"
 
 
+_ENDS = (JobState.DONE, JobState.FAILED)
+
+
 class Progress(NamedTuple):
     """How far a job is: ``step`` of ``total``, 0 of 0 before its first report."""
 
@@ -85,7 +88,7 @@ class Job:
 
     def done(self) -> bool:
         """Whether it has ended, one way or the other."""
-        return self.state in (JobState.DONE, JobState.FAILED)
+        return self.state in _ENDS
 
     def cancel(self) -> None:
         """Ask for its end. It fails with ``Cancelled`` (WK-007), unless it ends by itself first.
@@ -114,10 +117,14 @@ class Job:
             self._attend(self, timeout)
             if timeout is not None:
                 timeout -= time.monotonic() - begun
-        if not self._ended.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
-            return False
-        self._ended.release()
-        return True
+        try:
+            return self._ended.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+        finally:
+            if self.state in _ENDS:  # open from now on; no call before that, where Ctrl-C could come between
+                try:
+                    self._ended.release()
+                except RuntimeError:
+                    pass  # it is open already
 
     def result(self, timeout: float | None = None) -> dict[str, Any]:
         """Its outputs by port; tensors are zero-copy views of shared memory.
@@ -180,7 +187,10 @@ class Job:
             self._outputs, self._error, self._preview = outputs, error, None
             self.state = JobState.FAILED if error is not None else JobState.DONE
             callbacks, self._callbacks = self._callbacks, []
-            self._ended.release()  # with nothing before it where Ctrl-C could come between
+            try:
+                self._ended.release()  # with nothing before it where Ctrl-C could come between
+            except RuntimeError:
+                pass  # who waited until now found it ended, and did so
         for callback in callbacks:
             self._call(callback)
         return True

@@ -272,8 +272,9 @@ class Jobs:
             self.tell()  # one that was queued leaves some room behind it
             try:
                 task.job._end(outputs, error)
-            finally:  # also when its callback is interrupted
-                self._tasks.pop(task.job.id, None)
+            finally:  # also when its callback is interrupted; one that did not come to its end is set right by `Amends`
+                if task.job.done():
+                    self._tasks.pop(task.job.id, None)
 
     def requeue(self, tasks: list[Task]) -> None:
         """Locked. Have tasks that were given to a worker wait again, before others, in their order."""

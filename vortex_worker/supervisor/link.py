@@ -103,8 +103,9 @@ class WorkerLink:
         self.memory = 0  # bytes of its own when it became ready
         self.ended = False  # the pidfd says so
         self.jobs_done = 0
-        self.reading = threading.Lock()  # who holds it reads the socket and acts on what it gets; see inbox.py
-        self.reader = 0  # the thread that does so while it waits for a job
+        # Who holds it reads the socket and acts on what it gets; see inbox.py. It knows its holder, who lets it go
+        # without knowing whether Ctrl-C came before it was told that it had got it.
+        self.reading = threading.RLock()
         self.watched = False  # the fabric's thread may be told when there is something to read
         self.rest: Rest | None = None  # since it was last seen idle
         self.unread = False  # there was more than was taken at once
