@@ -10,7 +10,7 @@ import pytest
 from conftest import SETTINGS, started, until
 
 import vortex_worker as vw
-from vortex_worker.errors import FabricClosed
+from vortex_worker.errors import FabricClosed, ValidationError
 
 
 def test_several_threads_wait_for_one_job(fabric, gate):
@@ -109,6 +109,27 @@ def test_a_waiter_whose_worker_dies_gets_the_result_of_the_next():
         gate.fill_(1)
         waiter.join(60)
         assert len(results) == 1
+
+
+def test_who_waits_for_a_job_that_another_finds_can_t_be_sent_is_told():
+    """The other has come to it first, and has yet to say so: the worker says nothing more."""
+    with vw.Fabric(1, **SETTINGS) as fabric:
+        jobs, gate = fabric.wait_ready(60)._crew.jobs, fabric.tensor([0])
+        jobs.flight._expected, jobs.flight.patience = dict.fromkeys(("DeafGate", "Identity"), 1000), 3600.0
+        started(fabric.submit("DeafGate", {"gate": gate}))
+        large = fabric.submit("Identity", {"tensor": "a" * (17 << 20)})
+        link = large._runner
+        with link._send_lock:
+            task = link.unsent.popleft()
+        told = []
+        waiter = threading.Thread(target=lambda: told.append(large.exception()))
+        waiter.start()
+        gate.fill_(1)
+        until(lambda: link.task is task, "its turn")
+        jobs._reject(link, task, ValueError("it is too large"))
+        waiter.join(10)
+        assert [type(error) for error in told] == [ValidationError]
+        assert fabric.run("Identity", {"tensor": 1})["tensor"] == 1
 
 
 def test_closing_ends_the_wait():

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import select
-import threading
 import time
 from typing import TYPE_CHECKING
 
