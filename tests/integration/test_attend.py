@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from conftest import SETTINGS, started, until
 
 import vortex_worker as vw
-from vortex_worker.errors import FabricClosed, ValidationError
+from vortex_worker.errors import FabricClosed, ValidationError, WorkerLost
 
 
 def test_several_threads_wait_for_one_job(fabric, gate):
@@ -130,6 +131,17 @@ def test_who_waits_for_a_job_that_another_finds_can_t_be_sent_is_told():
         waiter.join(10)
         assert [type(error) for error in told] == [ValidationError]
         assert fabric.run("Identity", {"tensor": 1})["tensor"] == 1
+
+
+def test_nothing_turns_in_circles_while_who_reads_a_worker_that_has_hung_up_is_busy():
+    with vw.Fabric(1, **SETTINGS) as fabric:
+        inbox, looks = fabric.wait_ready(60)._crew.inbox, []
+        real = inbox._read
+        inbox._read = lambda link: (looks.append(link), real(link))
+        fabric.observe(lambda job: job.on_progress(lambda job: time.sleep(0.3)))  # in which it closes its socket
+        with pytest.raises(WorkerLost):
+            fabric.run("HangUp", retries=0)
+        assert len(looks) < 20
 
 
 def test_closing_ends_the_wait():

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vortex_worker.supervisor.link import WorkerLink
 
 _ONCE = select.EPOLLIN | select.EPOLLONESHOT
+_NEVER = select.EPOLLONESHOT  # but for a hang-up, which can't be left out: once, and not for as long as it lasts
 _BURST = 64  # messages of one worker that are taken before others get their turn
 _GLANCE = 0.005  # s between looks at whether a job that is not next is still to be waited for here
 _LOOK = 0.5  # s between such looks for the job that is next: it may have been found to be one that can't be sent
@@ -118,7 +119,7 @@ class Inbox:
         if link.watched and self._links.get(fd) is link:
             with contextlib.suppress(OSError, ValueError):
                 link.watched = False
-                self._epoll.modify(fd, 0)
+                self._epoll.modify(fd, _NEVER)
 
     def attend(self, link: WorkerLink, job: Job, timeout: float | None) -> None:
         """Read for ``job``, which ``link`` was given, until it ends or another has it, or ``timeout`` s have passed.

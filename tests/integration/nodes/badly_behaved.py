@@ -379,6 +379,15 @@ def allocator_frame():
     return frame_with("engine.py", "_tensors")
 
 
+def membership():
+    import gc
+
+    from vortex_worker.membership import Membership
+
+    (found,) = [found for found in gc.get_objects() if isinstance(found, Membership)]
+    return found
+
+
 class Stuck(AbstractExecutor):
     """Sleeps in native code with Python's lock held: nothing of Python runs in its process any more."""
 
@@ -391,6 +400,20 @@ class Stuck(AbstractExecutor):
         return {}
 
 
+class HangUp(AbstractExecutor):
+    """Closes its end of the socket, which nothing else holds any more, and lives on."""
+
+    op_type = "HangUp"
+    output_ports = ()
+
+    def execute(self, inputs, params):
+        self.context.progress(1, 2)
+        membership().leave()
+        ctypes.CDLL(None).close(control_socket().fileno())
+        time.sleep(3600)
+        return {}
+
+
 class Deaf(AbstractExecutor):
     """Stops the thread that would hear of the supervisor's end, and goes on."""
 
@@ -398,12 +421,7 @@ class Deaf(AbstractExecutor):
     output_ports = ()
 
     def execute(self, inputs, params):
-        import gc
-
-        from vortex_worker.membership import Membership
-
-        (membership,) = [found for found in gc.get_objects() if isinstance(found, Membership)]
-        membership.leave()
+        membership().leave()
         self.context.progress(1, 2)
         while True:
             time.sleep(0.1)
