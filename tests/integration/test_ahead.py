@@ -322,6 +322,26 @@ def test_one_that_can_t_be_sent_harms_nobody(one):
     assert (before.result(60)["tensor"], behind.result(60)["tensor"]) == (1, 2)
 
 
+def test_nothing_goes_past_one_that_can_t_be_sent_before_that_is_told(one):
+    """Its worker would answer at once for a job that has not its turn yet, and be killed for it."""
+    _, gate = held(one)
+    large = one.submit("Identity", {"tensor": "a" * (17 << 20)})
+    behind = one.submit("Identity", {"tensor": 2})
+    link = link_of(one)
+    link._send_lock.acquire()
+    gate.fill_(1)
+    until(lambda: link.task.job is large, "its turn")
+    with one._crew.lock:
+        link._send_lock.release()
+        for _ in range(2):
+            link.flush()
+        assert behind in [task.job for task in link.unsent]
+    with pytest.raises(ValidationError, match="give large data as tensors"):
+        large.result(60)
+    assert behind.result(60)["tensor"] == 2
+    assert behind.attempts == 1
+
+
 def test_their_tensors_are_released_while_the_worker_is_never_idle(one):
     """Its lease has 64 MiB."""
     window = collections.deque()

@@ -225,8 +225,10 @@ class Jobs:
         """Tell the workers of the tasks that they were given, and have the answers read, but of ``attended``."""
         for link, task in started:
             try:
-                while unfit := link.flush():
+                unfit = link.flush()
+                while unfit:
                     self._reject(link, *unfit)
+                    unfit, task = link.flush(unfit[0]), link.task
                 if task is not attended and task is link.task:  # one behind others is heard when they are
                     self._crew.inbox.watch(link)
             except OSError as error:

@@ -165,20 +165,23 @@ class WorkerLink:
             self._send_releases(_SEND_TIMEOUT)
             self._send(self._encoder.encode(**body))
 
-    def flush(self) -> tuple[Task, Exception] | None:
-        """Send what is ``unsent``; releases that have come up go first.
+    def flush(self, struck: Task | None = None) -> tuple[Task, Exception] | None:
+        """Send what is ``unsent``, but for ``struck``; releases that have come up go first.
 
         While the worker runs a job, it may not read for long: then only what is small goes, if its socket has room, and
         the rest when it has come to it.
 
         Returns:
-            a job that can't travel, and why; None: there is none. The rest is sent by the next call.
+            a job that can't travel, and why; None: there is none. The rest waits until that is ``struck``, or its
+            worker would answer for a job that is not its turn.
 
         Raises:
             OSError: the worker is gone, or not reading.
         """
         with self._send_lock:
             unsent = self.unsent  # another takes its place when the worker is dead
+            if unsent and unsent[0] is struck:
+                unsent.popleft()
             while unsent:
                 task, running = unsent[0], self.task
                 if isinstance(task, int):
@@ -190,7 +193,6 @@ class WorkerLink:
                     try:
                         frame = task.work.message(self._encoder, task.job.id, task.deadline, self)
                     except (TypeError, ValueError) as error:
-                        unsent.popleft()
                         return task, error
                     if not due and len(frame) > _SMALL:
                         self._large = task.job.id
@@ -205,7 +207,6 @@ class WorkerLink:
                     break
                 except ValueError as error:
                     assert not isinstance(task, int)
-                    unsent.popleft()
                     return task, ValueError(f"{error}; give large data as tensors")
                 unsent.popleft()
             return None
