@@ -41,6 +41,18 @@ from vortex_worker.errors import ConfigError, FabricClosed, LaunchError
         ({"policy": 5}, "policy is 5: it takes execute, strict, cuda or the path of a TOML file"),
         ({"models": 5}, "models is 5: it takes paths of folders"),
         ({"models": "no\0folder"}, "models is"),
+        ({"modules": 5}, "modules is 5: it takes names of Python modules"),
+        ({"modules": None}, "modules is None"),
+        ({"allow_unsandboxed": "no"}, "allow_unsandboxed is 'no': it takes True or False"),
+        ({"learn": 0}, "learn is 0: it takes True or False"),
+        ({"zygote": None}, "zygote is None"),
+        ({"wxorx": "yes"}, "wxorx is 'yes'"),
+        ({"grace": 10**400}, "grace is 1000"),
+        ({"stall_timeout": 1e300}, r"stall_timeout is 1e\+300: it takes seconds, 0 or more, below 1e9"),
+        ({"start_timeout": float("nan")}, "start_timeout is nan"),
+        ({"device": ["cpu"]}, "device is"),
+        ({"log_level": ["info"]}, "log_level is"),
+        ({"preload": 5}, "preload takes pairs"),
         ({"models": NODES / "nowhere"}, "models is .*nowhere.*folders that exist"),
     ],
     ids=lambda value: str(value)[-40:],
@@ -48,6 +60,11 @@ from vortex_worker.errors import ConfigError, FabricClosed, LaunchError
 def test_a_bad_setting_is_refused_by_name_before_anything_starts(settings, named):
     with pytest.raises(ConfigError, match=named):
         vw.Fabric(**settings).close()
+
+
+def test_a_setting_that_can_t_be_shown_is_named_too():
+    with pytest.raises(ConfigError, match="queue is an object of type int: it takes a whole number"):
+        vw.Fabric(queue=10**5000).close()
 
 
 @pytest.mark.parametrize("settings", [{"device": "cuda:99"}], ids=str)

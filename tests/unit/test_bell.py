@@ -76,3 +76,18 @@ def test_who_stops_waiting_is_not_counted():
             bell.wait_for(raises)
         assert bell.wait_for(lambda: True)
         assert bell._waiting == 0
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e300])
+def test_any_time_is_a_time_to_wait(timeout):
+    lock, there = threading.RLock(), []
+    bell = Bell(lock)
+
+    def come():
+        with lock:
+            there.append(True)
+            bell.ring()
+
+    with lock:
+        threading.Timer(0.01, come).start()
+        assert bell.wait_for(lambda: bool(there), timeout)

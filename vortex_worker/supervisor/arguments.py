@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -29,12 +28,18 @@ _RANGES = {
     "memory_limit": (0, 1 << 62),
     "memory_growth": (0, 1 << 62),
 }
+#: What it is told to do, or not.
+_SWITCHES = ("wxorx", "zygote", "allow_unsandboxed", "learn")
+_AGES = 1e9  # s: what a lock can be waited for, and more than anybody means
 
 
 def check_fabric(given: Mapping[str, Any]) -> None:
     """The numbers and levels among a fabric's arguments, by name. Raises ConfigError: one is bad."""
     for name, (low, high) in _RANGES.items():
         check_range(name, 0 if name == "threads" and given[name] is None else given[name], low, high)
+    for name in _SWITCHES:
+        if not isinstance(given[name], bool):  # "no" is true, and two of them take the sandbox off
+            raise ConfigError(f"{name} is {shown(given[name])}: it takes True or False")
     check_range("standby", given["standby"], 0, 256 - given["workers"])
     check_seconds("grace", given["grace"], zero=True)
     check_seconds("start_timeout", given["start_timeout"])
@@ -43,20 +48,28 @@ def check_fabric(given: Mapping[str, Any]) -> None:
     if given["heartbeat_timeout"] * 1000 < 2 * given["heartbeat_ms"]:
         raise ConfigError(f"heartbeat_timeout is {given['heartbeat_timeout']} s: it takes two heartbeats or more")
     if given["log_level"] not in LOG_LEVELS:
-        raise ConfigError(f"log_level is {given['log_level']!r}: it takes one of {', '.join(LOG_LEVELS)}")
+        raise ConfigError(f"log_level is {shown(given['log_level'])}: it takes one of {', '.join(LOG_LEVELS)}")
     check_device(given["device"])
+
+
+def shown(value: object) -> str:
+    """Its repr, 80 characters at most; where it has none, as an int of 5000 digits, what it is."""
+    try:
+        return f"{value!r:.80}"
+    except Exception:
+        return f"an object of type {type(value).__name__}"
 
 
 def check_range(name: str, value: int, low: int, high: int, why: str = "") -> None:
     """Raises ConfigError unless it is a whole number in that range; ``why`` ends its message."""
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ConfigError(f"{name} is {value!r}: it takes a whole number, {low} to {high}{why}")
+        raise ConfigError(f"{name} is {shown(value)}: it takes a whole number, {low} to {high}{why}")
 
 
 def whole(name: str, value: int, least: int | None = None) -> int:
     """TypeError if it is no whole number, ValueError if it is below ``least``."""
     if type(value) is not int and (not isinstance(value, int) or isinstance(value, bool)):
-        raise TypeError(f"{name} is {value!r:.80}: it takes a whole number")
+        raise TypeError(f"{name} is {shown(value)}: it takes a whole number")
     if least is not None and value < least:
         raise ValueError(f"{name} is {value}: it takes {least} or more")
     return value
@@ -67,17 +80,17 @@ def mapping(name: str, value: Mapping[str, Any] | None) -> Mapping[str, Any]:
     if value is None:
         return {}
     if type(value) is not dict and not isinstance(value, Mapping):  # asking the abstract class takes a microsecond
-        raise TypeError(f"{name} is {value!r:.80}: it takes a dict of values by name")
+        raise TypeError(f"{name} is {shown(value)}: it takes a dict of values by name")
     return value
 
 
 def settings_of(value: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """Values by ``NODE.INPUT``. TypeError if it is anything else."""
     if value is not None and not isinstance(value, Mapping):
-        raise TypeError(f'settings is {value!r:.80}: it takes a dict of values by "NODE.INPUT"')
+        raise TypeError(f'settings is {shown(value)}: it takes a dict of values by "NODE.INPUT"')
     for name in value or {}:
         if not isinstance(name, str):
-            raise TypeError(f'settings has the key {name!r:.80}: it takes strings, "NODE.INPUT"')
+            raise TypeError(f'settings has the key {shown(name)}: it takes strings, "NODE.INPUT"')
     return value or {}
 
 
@@ -87,7 +100,7 @@ def node_ids(value: Iterable[str] | None) -> list[str] | None:
         return None
     ids = [value] if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [None]
     if not all(isinstance(key, str | int) for key in ids):
-        raise TypeError(f"outputs is {value!r:.80}: it takes ids of nodes")
+        raise TypeError(f"outputs is {shown(value)}: it takes ids of nodes")
     return [str(key) for key in ids]
 
 
@@ -95,30 +108,32 @@ def observer_of(value: Any) -> Any:
     """Who is told of a run's progress, or None. TypeError if it lacks a method."""
     methods = ("node_started", "node_progress", "node_done")
     if value is not None and not all(callable(getattr(value, name, None)) for name in methods):
-        raise TypeError(f"progress is {value!r:.80}: it takes an object with the methods {', '.join(methods)}")
+        raise TypeError(f"progress is {shown(value)}: it takes an object with the methods {', '.join(methods)}")
     return value
 
 
 def output_folder(value: str | os.PathLike[str]) -> str:
     """A path that a folder may have. TypeError or ValueError if it is none."""
     if not isinstance(value, str | os.PathLike) or not isinstance(path := os.fspath(value), str):
-        raise TypeError(f"output_dir is {value!r:.80}: it takes the path of a folder")
+        raise TypeError(f"output_dir is {shown(value)}: it takes the path of a folder")
     if not path or "\0" in path:
-        raise ValueError(f"output_dir is {path!r:.80}: it takes the path of a folder")
+        raise ValueError(f"output_dir is {shown(path)}: it takes the path of a folder")
     return path
 
 
 def check_seconds(name: str, value: float, *, zero: bool = False) -> None:
-    """Raises ConfigError unless it is a finite number above 0, or 0 where ``zero``."""
+    """Raises ConfigError unless it is a number above 0 and below 1e9, or 0 where ``zero``."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise ConfigError(f"{name} is {value!r}: it takes seconds, {'0 or more' if zero else 'above 0'}")
+    if not number or not 0 <= value < _AGES or (value == 0 and not zero):
+        raise ConfigError(
+            f"{name} is {shown(value)}: it takes seconds, {'0 or more' if zero else 'above 0'}, below 1e9"
+        )
 
 
 def check_device(value: str) -> None:
     """Raises ConfigError unless it is written as a device's name is."""
     if not isinstance(value, str) or not is_device(value):
-        raise ConfigError(f"device is {value!r:.80}: it takes {DEVICES}")
+        raise ConfigError(f"device is {shown(value)}: it takes {DEVICES}")
 
 
 def policy_at(value: str | os.PathLike[str] | None) -> str:
@@ -129,22 +144,22 @@ def policy_at(value: str | os.PathLike[str] | None) -> str:
 
     accepted = "execute, strict, cuda or the path of a TOML file"
     if not isinstance(value, str | os.PathLike):
-        raise ConfigError(f"policy is {value!r:.80}: it takes {accepted}")
+        raise ConfigError(f"policy is {shown(value)}: it takes {accepted}")
     name = os.fspath(value)
     is_file = "/" in name or name.endswith(".toml")
     try:
         load_policy(name)
     except ConfigError as error:
-        raise ConfigError(str(error) if is_file else f"policy is {name!r:.80}: it takes {accepted}") from None
+        raise ConfigError(str(error) if is_file else f"policy is {shown(name)}: it takes {accepted}") from None
     return os.path.abspath(name) if is_file else name
 
 
 def module_names(names: Iterable[str]) -> tuple[str, ...]:
     """Names of Python modules. ConfigError if one can be none."""
-    modules = (names,) if isinstance(names, str) else tuple(names)
+    modules = tuple(names) if isinstance(names, Iterable) and not isinstance(names, str) else (names,)
     for name in modules:
         if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
-            raise ConfigError(f"modules is {name!r:.80}: it takes names of Python modules")
+            raise ConfigError(f"modules is {shown(name)}: it takes names of Python modules")
     return modules
 
 
@@ -158,7 +173,7 @@ def folders_at(name: str, folders: Iterable[str | os.PathLike[str]]) -> tuple[st
     absolute = []
     for folder in folders:
         if not isinstance(folder, str | os.PathLike) or "\0" in os.fspath(folder):
-            raise ConfigError(f"{name} is {folder!r:.80}: it takes paths of folders")
+            raise ConfigError(f"{name} is {shown(folder)}: it takes paths of folders")
         path = Path(folder).resolve()
         if not path.is_dir():
             raise ConfigError(f"{name} is {os.fspath(folder)!r}: it takes folders that exist")

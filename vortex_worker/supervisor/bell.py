@@ -15,6 +15,8 @@ class Bell:
 
     def wait_for(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool:
         """Wait until ``predicate()`` holds, ``timeout`` seconds at most. Returns whether it holds."""
+        if timeout is not None:
+            timeout = min(timeout, threading.TIMEOUT_MAX)
         self._waiting += 1
         try:
             return self._condition.wait_for(predicate, timeout)
