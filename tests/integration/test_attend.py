@@ -11,7 +11,7 @@ import pytest
 from conftest import SETTINGS, started, until
 
 import vortex_worker as vw
-from vortex_worker.errors import FabricClosed, ValidationError, WorkerLost
+from vortex_worker.errors import Cancelled, FabricClosed, ValidationError, WorkerLost
 
 
 def test_several_threads_wait_for_one_job(fabric, gate):
@@ -144,6 +144,15 @@ def test_nothing_turns_in_circles_while_who_reads_a_worker_that_has_hung_up_is_b
         assert len(looks) < 20
 
 
+@pytest.mark.timeout(30)
+def test_time_is_up_however_much_a_worker_has_to_say(single):
+    job = single.submit("Hostile", params={"how": "progress without end"}, retries=0)
+    with pytest.raises(TimeoutError):
+        job.result(0.2)
+    job.cancel()
+    assert isinstance(job.exception(), Cancelled)
+
+
 def test_closing_ends_the_wait():
     with vw.Fabric(1, **SETTINGS) as fabric:
         fabric.wait_ready(60)
@@ -211,6 +220,25 @@ def test_ctrl_c_ends_the_wait_and_cancels_the_job_and_the_worker_lives():
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "interrupted\n5 True\n" * 3
+
+
+def test_ctrl_c_in_a_progress_callback_cancels_the_job_and_the_worker_lives(single):
+    worker = single.workers()[0]["pid"]
+    job = single.submit("Sleep", params={"seconds": 3600.0})
+    told = []
+
+    def interrupt(job):
+        told.append(job.progress)
+        if len(told) == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    job.on_progress(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        job.result()
+    job.cancel()
+    assert isinstance(job.exception(), Cancelled)
+    assert single.run("Identity", {"tensor": 5})["tensor"] == 5
+    assert single.workers()[0]["pid"] == worker
 
 
 def test_what_an_idle_worker_says_unasked_is_heard(single):

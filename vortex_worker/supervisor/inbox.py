@@ -151,20 +151,30 @@ class Inbox:
         self._unwatch(link)
         handled = link.received
         until = None if timeout is None else time.monotonic() + timeout
+        message: protocol.Message | None = None  # that was taken last, as far as is known
         try:
             while (task := link.task) is not None and job._runner is link and not job.done():
-                try:
-                    message = link.wait(_patience(until, runs=task.job is job))
-                except TimeoutError:
-                    if until is not None and time.monotonic() >= until:
+                # It may be ended, or taken back, which wakes nobody.
+                patience = _LOOK if task.job is job else _GLANCE
+                if until is not None:
+                    patience = min(patience, until - time.monotonic())
+                    if patience <= 0:  # however much it has to say
                         break
+                message = None
+                try:
+                    message = link.wait(patience)
+                except TimeoutError:
                     continue
                 if message is None:
                     break
                 self._crew.handle(link, message)
                 handled += 1
             # Of those behind it: what is here needs nobody else to be woken.
-            while link.task is not None and link.buffered and link.more and (message := link.wait(0)) is not None:
+            while link.task is not None and link.buffered and link.more:
+                message = None
+                message = link.wait(0)
+                if message is None:
+                    break
                 self._crew.handle(link, message)
                 handled += 1
         except (JobError, LaunchError) as error:
@@ -173,14 +183,7 @@ class Inbox:
         except OSError:
             pass  # the time is up; or it was reset by its death, which the pidfd reports
         except BaseException:  # Ctrl-C
-            if link.received != handled:
+            if link.received != handled and not isinstance(message, protocol.JobProgress):
                 link.blame("its answer was lost: who read it was interrupted")
                 self._crew.call(self._crew.endings.give_up, link)
             raise
-
-
-def _patience(until: float | None, *, runs: bool) -> float:
-    """Seconds to wait for a worker's next word; ``runs``: it runs the job that is waited for."""
-    left = None if until is None else until - time.monotonic()
-    most = _LOOK if runs else _GLANCE  # it may be ended, or taken back, which wakes nobody
-    return most if left is None else min(left, most)

@@ -292,6 +292,11 @@ class Hostile(AbstractExecutor):
             case "the next one's result, too":
                 for number in (job_id, job_id + 1):
                     packet(job_result=pb.JobResult(job_id=number, outputs={"tensor": pb.Value(int64=-number)}))
+            case "progress without end":
+                report = pb.ControlPacket(job_progress=pb.JobProgress(job_id=job_id, step=1, total=2))
+                report = report.SerializeToString()
+                while True:
+                    send((len(report).to_bytes(4, "little") + report) * 100)
             case "another job's progress":
                 packet(job_progress=pb.JobProgress(job_id=job_id + 1, step=1, total=2))
             case "a handshake":
