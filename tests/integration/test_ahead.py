@@ -267,6 +267,38 @@ def test_what_was_taken_back_is_not_given_to_that_worker_again_before_it_has_ans
     assert (link.task, link.load) == (None, 0)
 
 
+def test_one_that_was_taken_back_is_cancelled_where_it_waits():
+    with vw.Fabric(1, **SETTINGS) as fabric:
+        expect_short(fabric.wait_ready(60), patience=0.01)
+        gate = fabric.tensor([0])
+        calls = [("Gate", {"gate": gate}), ("Identity", {"tensor": 2}), ("Identity", {"tensor": 3})]
+        first, second, third = fabric.submit_many(calls)
+        link = link_of(fabric)
+        until(lambda: link.ahead and all(task.job.done() for task in link.ahead), "that they are taken back")
+        for _ in range(2):
+            second.cancel()
+        assert isinstance(second.exception(0), Cancelled)
+        gate.fill_(1)
+        assert third.result(60)["tensor"] == 3
+        assert (first.exception(60), third.attempts, second.attempts) == (None, 1, 0)
+        until(lambda: link.task is None, "the answers for those that were taken back")
+        assert link_of(fabric) is link
+
+
+def test_a_deaf_one_that_is_cancelled_twice_and_overdue_costs_one_worker_and_none_behind_it(one):
+    first, _ = held(one, "DeafGate", deadline=0.2)
+    jobs = identities(one, range(4))
+    for _ in range(2):
+        first.cancel()
+    assert isinstance(first.exception(60), Cancelled | DeadlineExceeded)
+    assert [job.result(60)["tensor"] for job in jobs] == list(range(4))
+    assert {job.attempts for job in jobs} == {1}
+    link = link_of(one)
+    with pytest.raises(TimeoutError):
+        held(one)[0].result(1)  # longer than any timer that was left
+    assert link_of(one) is link
+
+
 def test_closing_ends_them():
     with vw.Fabric(1, **SETTINGS) as fabric:
         expect_short(fabric.wait_ready(60))
@@ -369,6 +401,18 @@ def test_a_worker_that_answers_out_of_turn_is_believed_nothing_more(one, how):
     # A second result comes when the next job has its turn, which can't be told from its being to blame.
     assert jobs[0].attempts == (2 if how == "its result twice" else 1)
     assert {job.attempts for job in jobs[1:]} == {1}
+
+
+def test_one_that_tells_of_endless_times_is_one_that_takes_long(one):
+    _, gate = held(one)
+    liar = one.submit("Hostile", params={"how": "endless timings"}, retries=1)
+    waiting = one.submit("Identity", {"tensor": 1}, deadline=2, retries=0)  # what it took is noted while somebody waits
+    gate.fill_(1)
+    assert liar.result(60)["tensor"] == 1
+    assert sum(liar.timings) > 1 << 64
+    assert 1000 < one._crew.jobs.flight.expects("Hostile") < 1_000_000_000
+    assert isinstance(waiting.exception(60), DeadlineExceeded)  # it sleeps
+    assert one.run("Identity", {"tensor": 5})["tensor"] == 5
 
 
 def test_one_that_answers_for_the_next_one_as_well_is_believed_once(one):

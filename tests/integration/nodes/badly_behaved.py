@@ -286,6 +286,10 @@ class Hostile(AbstractExecutor):
                 packet(job_result=pb.JobResult(job_id=job_id + 1))
             case "a result too many":
                 packet(job_result=pb.JobResult(job_id=job_id, outputs={"tensor": pb.Value(boolean=True)}))
+            case "endless timings":
+                most = (1 << 64) - 1
+                spent = pb.Timings(decode=most, map=most, execute=most, save=most)
+                packet(job_result=pb.JobResult(job_id=job_id, outputs={"tensor": pb.Value(int64=1)}, timings=spent))
             case "its result twice":
                 for _ in range(2):
                     packet(job_result=pb.JobResult(job_id=job_id, outputs={"tensor": pb.Value(boolean=True)}))
