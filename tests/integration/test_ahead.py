@@ -269,12 +269,13 @@ def test_what_was_taken_back_is_not_given_to_that_worker_again_before_it_has_ans
 
 def test_one_that_was_taken_back_is_cancelled_where_it_waits():
     with vw.Fabric(1, **SETTINGS) as fabric:
-        expect_short(fabric.wait_ready(60), patience=0.01)
+        expect_short(fabric.wait_ready(60))
         gate = fabric.tensor([0])
         calls = [("Gate", {"gate": gate}), ("Identity", {"tensor": 2}), ("Identity", {"tensor": 3})]
         first, second, third = fabric.submit_many(calls)
         link = link_of(fabric)
-        until(lambda: link.ahead and all(task.job.done() for task in link.ahead), "that they are taken back")
+        until(lambda: len(link.ahead) == 2, "jobs ahead")
+        taken_back(fabric, [link])
         for _ in range(2):
             second.cancel()
         assert isinstance(second.exception(0), Cancelled)
