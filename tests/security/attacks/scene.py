@@ -57,7 +57,8 @@ _GRACE = 0.2  # s that it has after that
 _ENDLESS = 0.8  # s after both, when a job without a deadline is taken to be endless
 _PATIENCE = 10.0  # s that one with a deadline may take to be ended, on a busy machine
 _LEFT = 3.0  # s after which something that still runs is taken to run for ever
-_LIMIT = 512 << 20  # bytes of private memory: about twice what a worker has anyway
+# Bytes of private memory: about twice what a worker has anyway, in which CUDA's libraries have 700 MiB to write to.
+_LIMIT = (512 if torch.version.cuda is None else 2048) << 20
 _HONEST = '''"""A node of somebody else's."""
 
 from vortex_worker.executor import AbstractExecutor, Port
