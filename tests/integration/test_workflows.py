@@ -112,7 +112,7 @@ def test_only_the_chosen_output_and_what_it_needs_is_run_and_checked(fabric):
     result = fabric.run_workflow(workflow, outputs=["thrice"], settings={"noise.seed": 31})
     assert ran(result) == {"noise", "thrice"}
     assert result.values.keys() == {"thrice"}
-    with pytest.raises(WorkflowError, match="no node 'thrise': it takes one of .*; did you mean 'thrice'"):
+    with pytest.raises(WorkflowError, match=r"no node 'thrise': it takes one of .*; did you mean 'thrice'"):
         fabric.run_workflow(workflow, outputs=["thrise"])
 
 
