@@ -80,7 +80,7 @@ int vw_reader_recv(vw_reader *reader, int fd, uint64_t deadline, vw_frame *frame
  * starts anew when it was right once. A wait of twice as long shows that the peer was only slow, which it need not stay:
  * then at most VW_SPIN_SLOW waits of rest are left. On a machine with one CPU it never looks. */
 #define VW_SPIN_NS 100000u
-#define VW_SPIN_REST 256u
+#define VW_SPIN_REST 32u
 #define VW_SPIN_SLOW 8u
 void vw_reader_spin(vw_reader *reader);
 
