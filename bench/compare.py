@@ -306,6 +306,10 @@ class Comparison:
                 with self.guarded(driver):
                     self.keep(driver.name, "crash", [driver.ask("crash")])
         self.close()
+        for _ in range(1 if quick else 3):
+            self.measure_memory()
+
+    def measure_memory(self) -> None:
         for name in self.names:  # each alone: they share torch's pages with one another
             for workers in (1, 3):
                 if name in self.failures or not self.about[name]["has_workers"]:
@@ -331,9 +335,10 @@ def figures(samples: dict[str, list[list[float]]]) -> dict[str, Any]:
             "of_rounds": [min(medians), max(medians)], "count": len(flat),
         }  # fmt: skip
     if "memory1" in samples and "memory3" in samples:
-        one, three = samples["memory1"][0][0], samples["memory3"][0][0]
-        found["memory"] = {"unit": "MiB", "median": (three - one) / 2, "count": 1}
-        found["memory.whole"] = {"unit": "MiB", "median": one, "count": 1}
+        one, three = (statistics.median(flat for (flat,) in samples[key]) for key in ("memory1", "memory3"))
+        count = len(samples["memory3"])
+        found["memory"] = {"unit": "MiB", "median": (three - one) / 2, "count": count}
+        found["memory.whole"] = {"unit": "MiB", "median": one, "count": count}
     return found
 
 
