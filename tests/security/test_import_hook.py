@@ -174,7 +174,7 @@ def test_links_to_the_folder(nodes: Path, tmp_path: Path) -> None:
 #: Ways around the hook that are known, and that it does not try to close. Each gives the real ``os`` module.
 BYPASSES = {
     "the table of modules": "import sys; os = sys.modules['os']",
-    "another module's import": "import pathlib; os = pathlib.os",
+    "another module's import": "import inspect; os = inspect.os",
     "torch's import": "import torch; os = torch.os",
     "a class of it": "its = [c for c in object.__subclasses__() if c.__name__ == '_wrap_close'][0]\n"
     "its = its.__init__.__globals__\n"

@@ -39,10 +39,10 @@ def by_the_table_of_modules(world: Any) -> None:
 
 @escape
 def by_an_attribute(world: Any) -> None:
-    """Another module's import of it: `pathlib.os`."""
-    import pathlib
+    """Another module's import of it: `inspect.os`."""
+    import inspect
 
-    harm(world, pathlib.os)  # type: ignore[attr-defined]
+    harm(world, inspect.os)  # type: ignore[attr-defined]
 
 
 @escape
