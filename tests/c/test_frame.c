@@ -391,14 +391,18 @@ static void test_nobody_reads(void) {
   free(body);
 }
 
+static void start_looking(vw_reader *reader, int pair[2]) {
+  CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+  CHECK_EQUAL(vw_reader_init(reader, 100), 0);
+  vw_reader_spin(reader);
+  reader->spins = true; /* also where there is one CPU */
+}
+
 static void test_looking_gives_up_and_comes_back(void) {
   int pair[2];
-  CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
   vw_reader reader;
   vw_frame frame;
-  CHECK_EQUAL(vw_reader_init(&reader, 100), 0);
-  vw_reader_spin(&reader);
-  reader.spins = true; /* also where there is one CPU */
+  start_looking(&reader, pair);
   for (uint32_t round = 1; round < 20; round++) { /* in vain each time it looks */
     uint32_t rest = reader.rest;
     CHECK_EQUAL(vw_reader_recv(&reader, pair[0], vw_monotonic_ns() + 100000, &frame), -ETIMEDOUT);
@@ -421,12 +425,9 @@ static void test_looking_gives_up_and_comes_back(void) {
 /* Long waits say nothing against looking: a peer that was slow may be quick from now on. */
 static void test_a_slow_peer_is_looked_for_again(void) {
   int pair[2];
-  CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
   vw_reader reader;
   vw_frame frame;
-  CHECK_EQUAL(vw_reader_init(&reader, 100), 0);
-  vw_reader_spin(&reader);
-  reader.spins = true;
+  start_looking(&reader, pair);
   reader.rest = reader.pause = VW_SPIN_REST; /* as after many answers that came just after it had looked */
   CHECK_EQUAL(vw_reader_recv(&reader, pair[0], vw_monotonic_ns() + 3 * VW_SPIN_NS, &frame), -ETIMEDOUT);
   CHECK(reader.rest <= VW_SPIN_SLOW && reader.pause <= VW_SPIN_SLOW);
