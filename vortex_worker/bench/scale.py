@@ -1,7 +1,7 @@
 """``scale.*``: what one job costs when there is much of everything, beside what it costs when there is little.
 
-Each is a ratio that should be 1, but for ``scale.length``, which has a bare exchange beside it: a figure that grows with
-the number of workers, clients, handles, nodes or bytes is a list that somebody goes through.
+Each is a ratio that should be 1, but for ``scale.length``, which has a bare exchange beside it: a figure that grows
+with the number of workers, clients, handles, nodes or bytes is a list that somebody goes through.
 """
 
 from __future__ import annotations
