@@ -1,6 +1,7 @@
 #include "frame.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -124,6 +125,10 @@ long vw_reader_fill(vw_reader *reader, int fd, bool wait) {
   return (long)got;
 }
 
+void vw_reader_sent(vw_reader *reader, uint64_t ns) {
+  if (ns > VW_SPIN_TURN_NS) reader->turns++;
+}
+
 void vw_reader_spin(vw_reader *reader) { reader->spins = sysconf(_SC_NPROCESSORS_ONLN) > 1; }
 
 /* As vw_reader_fill: -EAGAIN when nothing came while we looked, or this was no time to look. */
@@ -132,23 +137,37 @@ static long look(vw_reader *reader, int fd) {
     reader->rest--;
     return -EAGAIN;
   }
-  uint64_t end = vw_monotonic_ns() + VW_SPIN_NS;
-  do {
-    long got = vw_reader_fill(reader, fd, false);
-    if (got != -EAGAIN) {
-      reader->pause = 0;
-      return got;
-    }
-  } while (vw_monotonic_ns() < end);
-  reader->pause = reader->pause ? reader->pause * 2 : 1;
-  if (reader->pause > VW_SPIN_REST) reader->pause = VW_SPIN_REST;
-  reader->rest = reader->pause;
-  return -EAGAIN;
+  uint64_t begun = vw_monotonic_ns(), took = 0;
+  if (begun < reader->lost) return -EAGAIN;
+  long got = vw_reader_fill(reader, fd, false);
+  if (got != -EAGAIN) {
+    reader->pause = 0;
+    return got;
+  }
+  bool first = true, turn = false;
+  while (got == -EAGAIN && took < VW_SPIN_NS) {
+    sched_yield();
+    got = vw_reader_fill(reader, fd, false);
+    took = vw_monotonic_ns() - begun;
+    turn = first && took > VW_SPIN_TURN_NS;
+    first = false;
+  }
+  if (took < VW_SPIN_NS) {
+    reader->pause = 0;
+    reader->turns = turn ? reader->turns + 1 : 0;
+  } else if (took < VW_SPIN_LOST_NS) {
+    reader->pause = reader->pause ? reader->pause * 2 : 1;
+    if (reader->pause > VW_SPIN_REST) reader->pause = VW_SPIN_REST;
+    reader->rest = reader->pause;
+  } else {
+    reader->lost = begun + took + VW_SPIN_LOST_REST_NS;
+  }
+  return got;
 }
 
 /* A wait since `begun` has ended, one way or the other. */
 static void weigh(vw_reader *reader, uint64_t begun) {
-  if (vw_monotonic_ns() - begun > 2 * (uint64_t)VW_SPIN_NS) reader->rest = reader->pause = VW_SPIN_SLOW;
+  if (vw_monotonic_ns() - begun > 2 * VW_SPIN_NS) reader->rest = reader->pause = VW_SPIN_SLOW;
 }
 
 int vw_reader_recv(vw_reader *reader, int fd, uint64_t deadline, vw_frame *frame) {

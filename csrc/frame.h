@@ -44,6 +44,8 @@ typedef struct {
   bool spins;         /* vw_reader_recv looks some times before it waits; see vw_reader_spin */
   uint32_t rest;      /* waits until it looks again */
   uint32_t pause;     /* how long the last rest was, in waits */
+  uint64_t lost;      /* until when it rests since it had lost the CPU */
+  uint32_t turns;     /* how often somebody else was let go first on this CPU since a look that found a frame without */
 } vw_reader;
 
 typedef struct {
@@ -76,13 +78,20 @@ int vw_reader_recv(vw_reader *reader, int fd, uint64_t deadline, vw_frame *frame
 
 /* Lets vw_reader_recv look for VW_SPIN_NS before it waits: about what a job costs more when both sides are woken
  * for it, on CPUs that went to sleep, so that a peer that answers soon is heard without that. A peer on the same CPU
- * can't answer while we look. So after looking in vain it rests for 1, 2, 4, … VW_SPIN_REST waits, and
- * starts anew when it was right once. A wait of twice as long shows that the peer was only slow, which it need not stay:
- * then at most VW_SPIN_SLOW waits of rest are left. On a machine with one CPU it never looks. */
-#define VW_SPIN_NS 100000u
+ * can't answer while we look, so we let it go first (sched_yield(2)): what we have just sent has woken it. After
+ * looking in vain it rests for 1, 2, 4, … VW_SPIN_REST waits, and starts anew when it was right once. A wait of twice
+ * as long shows that the peer was only slow, which it need not stay: then at most VW_SPIN_SLOW waits of rest are left.
+ * Where it has lost the CPU for VW_SPIN_LOST_NS, others want that, and would get it again each time that we yield,
+ * while who sleeps goes first when it is woken: it rests for VW_SPIN_LOST_REST_NS. On a machine with one CPU it never
+ * looks. */
+#define VW_SPIN_NS UINT64_C(100000)
 #define VW_SPIN_REST 32u
 #define VW_SPIN_SLOW 8u
+#define VW_SPIN_LOST_NS UINT64_C(1000000)
+#define VW_SPIN_LOST_REST_NS UINT64_C(50000000)
+#define VW_SPIN_TURN_NS UINT64_C(4000) /* more than a yield or a send takes of which nobody makes use */
 void vw_reader_spin(vw_reader *reader);
+void vw_reader_sent(vw_reader *reader, uint64_t ns);
 
 int vw_writer_init(vw_writer *writer);
 void vw_writer_free(vw_writer *writer);

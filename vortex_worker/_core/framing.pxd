@@ -24,6 +24,7 @@ cdef extern from "frame.h" nogil:
         uint32_t max_frame
         uint32_t announced
         c_bool eof
+        uint32_t turns
 
     ctypedef struct vw_writer:
         size_t size
@@ -35,6 +36,7 @@ cdef extern from "frame.h" nogil:
     int vw_reader_next(vw_reader *reader, vw_frame *frame)
     long vw_reader_fill(vw_reader *reader, int fd, c_bool wait)
     void vw_reader_spin(vw_reader *reader)
+    void vw_reader_sent(vw_reader *reader, uint64_t ns)
     int vw_reader_recv(vw_reader *reader, int fd, uint64_t deadline, vw_frame *frame)
 
     int vw_writer_init(vw_writer *writer)

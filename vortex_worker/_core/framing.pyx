@@ -143,6 +143,14 @@ cdef class FrameSocket:
         answers soon is then heard sooner than by being woken."""
         vw_reader_spin(&self.reader)
 
+    def crowded(self, uint32_t turns):
+        """Whether the last so many frames that ``recv`` looked for came when it let somebody else on this CPU go first:
+        most likely who sent them. Counts anew when it says so."""
+        if self.reader.turns < turns:
+            return False
+        self.reader.turns = 0
+        return True
+
     cdef int leave(self) except -1:
         # The last one out of a socket that was closed meanwhile.
         if self.closing and not self.receiving and not self.sending:
@@ -197,7 +205,9 @@ cdef class FrameSocket:
             raise ValueError(f"a frame of {size} bytes: it must be 1 to {self.reader.max_frame}")
         # A small frame nearly always fits into the socket's buffer. Trying that first keeps the GIL,
         # and so the 5 ms that taking it back can cost while another thread computes.
+        cdef uint64_t begun = vw_monotonic_ns()
         rc = vw_writer_flush(&self.writer, self.fd, VW_NOW) if size <= VW_WRITER_COPY else -EINTR
+        vw_reader_sent(&self.reader, vw_monotonic_ns() - begun)
         if rc == 0:
             return 0
         deadline = deadline_of(timeout)

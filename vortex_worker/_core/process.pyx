@@ -17,6 +17,9 @@ cdef extern from "<sys/syscall.h>" nogil:
 cdef extern from "<unistd.h>" nogil:
     long syscall(long number, ...)
 
+cdef extern from "<sched.h>" nogil:
+    int sched_getcpu()
+
 cdef extern from "<sys/prctl.h>" nogil:
     int prctl(int option, ...)
     enum: PR_SET_PDEATHSIG
@@ -49,6 +52,11 @@ def die_with_parent(int signal=SIGKILL):
 def signal_thread(int pid, int thread, int signal):
     """Send a signal to one thread of a process (tgkill(2)). False: there is no such thread, or not for us."""
     return syscall(SYS_tgkill, <long>pid, <long>thread, <long>signal) == 0
+
+
+def cpu():
+    """The CPU that this thread runs on, now (sched_getcpu(3))."""
+    return sched_getcpu()
 
 
 def set_name(bytes name not None):

@@ -18,6 +18,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from vortex_worker._core.framing import FrameSocket
+from vortex_worker._core.process import cpu
 from vortex_worker._core.slots import FREE, Slot
 from vortex_worker.errors import LaunchError, ProtocolError
 from vortex_worker.ipc import control_pb2 as pb
@@ -43,6 +44,7 @@ _SMALL = 4096  # bytes of a frame that is sent to a worker which runs a job: the
 _UNREAD = 1 << 16  # releases that may wait for a worker to read
 _MAX_HANDSHAKE = 4 << 20  # bytes: parsed, a message can take 50 times the room
 _FILTERS = 2  # bootstrap and execute; beside a listener also the seal
+_TURNS, _MOST_TURNS, _CALM = 32, 1024, 0.1  # frames, frames, s: see _part
 _LOG_TAIL = 40  # lines kept, to explain a failed start
 log = logging.getLogger("vortex_worker")
 worker_log = logging.getLogger("vortex_worker.worker")
@@ -111,6 +113,7 @@ class WorkerLink:
         self.unread = False  # there was more than was taken at once
         self._socket = FrameSocket(process.socket_fd, config.max_frame)
         self._socket.spin()
+        self._turns, self._parted = _TURNS, 0.0  # see _part
         self._send_lock = threading.Lock()
         self._encoder = protocol.Encoder()
         self._lines = LineReader(self._log_line)
@@ -209,6 +212,8 @@ class WorkerLink:
                     assert not isinstance(task, int)
                     return task, ValueError(f"{error}; give large data as tensors")
                 unsent.popleft()
+            if self._socket.crowded(self._turns):
+                self._part()
             return None
 
     def flush_releases(self) -> None:
@@ -270,6 +275,18 @@ class WorkerLink:
         except ValueError:  # it was closed
             return None
         return None if body is None else protocol.read(body)
+
+    def _part(self) -> None:
+        """Let it go to another CPU. By a thread that has just sent.
+
+        The kernel brings them together where one has slept and the other has woken it, and on a virtual machine leaves
+        them for tenths of a second, although another CPU is idle: it takes one that has halted for one that the host has
+        given to somebody else (``vcpu_is_preempted``). Where it does not last, it is tried ever more rarely.
+        """
+        now = time.monotonic()
+        self._turns = _TURNS if now - self._parted > _CALM else min(2 * self._turns, _MOST_TURNS)
+        self._parted = now
+        self.process.leave(cpu())
 
     @property
     def received(self) -> int:

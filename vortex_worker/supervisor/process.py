@@ -176,6 +176,25 @@ class WorkerProcess:
         fields = self._stat()
         return bool(fields) and fields[0] in (b"T", b"t", b"D")
 
+    def leave(self, cpu: int) -> bool:
+        """Have its first thread go on elsewhere if it is on that CPU, and may be on another. Whether it was.
+
+        From then on it may be where it might be before: the kernel has moved it at once, if it was ready to run.
+        """
+        fields = self._stat()
+        if not fields or int(fields[36]) != cpu:  # proc(5), stat: processor
+            return False
+        try:
+            allowed = os.sched_getaffinity(self.pid)
+            if others := allowed - {cpu}:
+                try:
+                    os.sched_setaffinity(self.pid, others)
+                finally:
+                    os.sched_setaffinity(self.pid, allowed)
+        except OSError:  # it is gone, or another user's
+            return False
+        return bool(others)
+
     def _stat(self) -> list[bytes]:
         """Fields of ``/proc/<pid>/stat`` from the state on; none once it is gone."""
         try:
