@@ -150,12 +150,13 @@ def store(arena: Arena, tensor: torch.Tensor, allocate: Callable[[int], tuple[in
         OutOfArena: from ``allocate``.
     """
     require_plain(tensor)
+    if not tensor.numel():
+        offset, owner = allocate(0)
+        return TensorHandle(offset, 0, number_of(tensor.dtype), tuple(tensor.shape)), owner
     tensor = tensor.detach().resolve_conj().resolve_neg()
     nbytes = nbytes_of(tensor.shape, tensor.dtype)
     offset, owner = allocate(nbytes)
     handle = TensorHandle(offset, nbytes, number_of(tensor.dtype), tuple(tensor.shape))
-    if nbytes == 0:
-        return handle, owner
     if tensor.device.type == "cpu" and tensor.is_contiguous():
         arena.copy_from(offset, tensor.data_ptr(), nbytes)
         return handle, owner

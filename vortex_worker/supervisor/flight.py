@@ -16,6 +16,7 @@ its place, whose job has ended and whose result nobody waits for.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _MOST = 16  # jobs ahead in one worker: so that its socket has room for all of them, whatever it does meanwhile
 _FEW = _MOST // 2  # with so many left it gets more: several are sent, and read, at a time
 _BUDGET = 1_000_000  # ns that all a worker has may be expected to take
+_QUICK = 50_000  # ns: about what it takes to wake a worker
 _LONG = 1_000_000_000  # ns that are expected of a node which was not seen yet, and the most that is remembered
 
 
@@ -41,6 +43,7 @@ class Flight:
         """``grace``: seconds that a worker has to end a job which nobody wants."""
         self._crew = crew
         self._grace = grace
+        self._cpus = len(os.sched_getaffinity(0))
         self._expected: dict[str, int] = {}  # ns, by op type
         #: Seconds that a job may take after all, before those behind it are taken back.
         self.patience = 0.01
@@ -58,6 +61,13 @@ class Flight:
     def expects(self, op_type: str) -> int:
         """How long such a job will take, ns."""
         return self._expected.get(op_type, _LONG)
+
+    def enough(self, busy: int, task: Task) -> bool:
+        """Whether so many workers that may have room are to be asked before one that is idle.
+
+        Who is woken for a quick job, while each CPU has a worker that runs quick ones, only takes turns with those.
+        """
+        return busy >= self._cpus and self.expects(task.work.op_type) <= _QUICK
 
     def has_room(self, link: WorkerLink, task: Task) -> bool:
         """Whether ``task`` may be given to a worker that runs another."""

@@ -61,7 +61,7 @@ class Jobs:
         self._changed = crew.changed
         self._room = Bell(crew.lock)  # wakes one who waits to submit for each place, not all
         self.flight = Flight(crew, grace)
-        self._scheduler = Scheduler(self.flight.has_room)
+        self._scheduler = Scheduler(self.flight.has_room, self.flight.enough)
         self._rebuilds = Rebuilds(crew, self)
         self._ids = itertools.count(1)
         self._tasks: dict[int, Task] = {}  # by job id

@@ -279,9 +279,9 @@ class WorkerLink:
     def _part(self) -> None:
         """Let it go to another CPU. By a thread that has just sent.
 
-        The kernel brings them together where one has slept and the other has woken it, and on a virtual machine leaves
-        them for tenths of a second, although another CPU is idle: it takes one that has halted for one that the host has
-        given to somebody else (``vcpu_is_preempted``). Where it does not last, it is tried ever more rarely.
+        The kernel brings them together where one has slept and the other has woken it, and in a virtual machine leaves
+        them so for tenths of a second, although another CPU is idle: one that has halted looks to it as if the host had
+        given it to somebody else (``vcpu_is_preempted``). Where parting does not last, it is tried ever more rarely.
         """
         now = time.monotonic()
         self._turns = _TURNS if now - self._parted > _CALM else min(2 * self._turns, _MOST_TURNS)

@@ -128,6 +128,7 @@ class Memory:
             ) from None
         start = self.arena.data_offset
         self._client = LeaseAllocator(start, client_size)
+        self._nothing = start, object()  # where no bytes are
         self._leases = [Lease(i, start + client_size + i * lease_size, lease_size) for i in range(leases)]
         self._lock = threading.Lock()
 
@@ -146,12 +147,14 @@ class Memory:
         """Live blocks of the client region."""
         return int(self._client.live)
 
-    def allocate(self, nbytes: int) -> tuple[int, ClientBlock]:
+    def allocate(self, nbytes: int) -> tuple[int, object]:
         """Offset and owner of memory in the client region.
 
         Raises:
             OutOfArena: it has no room.
         """
+        if not nbytes:  # nobody else needs it
+            return self._nothing
         try:
             offset = self._client.allocate(nbytes)
         except OutOfArena:

@@ -1,9 +1,9 @@
 """Which job goes to which worker. Pure bookkeeping: no I/O, no threads, no clock.
 
 A job whose objects are in one worker waits for that worker; any other goes to the first that is
-idle. Both wait by priority, and then in the order they came. Where none is idle, workers that have room for a job
-beside the one they run get those that wait, in turn. Choosing costs the logarithm of how many wait, and of
-how many workers are idle: no list of either is gone through.
+idle. Both wait by priority, and then in the order they came. Where none is idle, or those at work are
+enough, workers that have room for a job beside the one they run get those that wait, in turn. Choosing
+costs the logarithm of how many wait, and of how many workers are idle: no list of either is gone through.
 """
 
 from __future__ import annotations
@@ -23,14 +23,19 @@ if TYPE_CHECKING:
 #: Priority (negative), order, task: no two have one order, so tasks are never compared.
 _Entry = tuple[int, int, "Task"]
 _Room = Callable[["WorkerLink", "Task"], bool]
+_Enough = Callable[[int, "Task"], bool]
 
 
 class Scheduler:
     """The queue of one fabric: by priority, the highest first, and then in order."""
 
-    def __init__(self, room: _Room = lambda worker, task: False) -> None:
-        """``room(worker, task)``: whether a worker that runs a job may be given that task as well."""
+    def __init__(self, room: _Room = lambda worker, task: False, enough: _Enough = lambda busy, task: False) -> None:
+        """``room(worker, task)``: whether a worker that runs a job may be given that task as well.
+
+        ``enough(busy, task)``: whether so many that may have room are to be asked before one that is idle.
+        """
         self._room = room
+        self._enough = enough
         self._anywhere: list[_Entry] = []
         self._at_home: dict[WorkerLink, list[_Entry]] = {}
         #: All of both, with the number of the entry that counts. To be looked at only.
@@ -81,6 +86,9 @@ class Scheduler:
             else:
                 self._busy[worker] = None
         while self._idle and self._tidy(self._anywhere):
+            while self._enough(len(self._busy), self._anywhere[0][2]):
+                if pair := self._share():
+                    return pair
             worker = self._idle[0][1]
             if worker.idle and (task := self.take(worker)):
                 return worker, task
@@ -88,11 +96,17 @@ class Scheduler:
             self._resting.discard(worker)
             self._busy[worker] = None
         while self._busy and self.waiting:
-            worker = next(iter(self._busy))
-            del self._busy[worker]
-            if task := self.take(worker, room=self._room):
-                self._busy[worker] = None  # behind the others
-                return worker, task
+            if pair := self._share():
+                return pair
+        return None
+
+    def _share(self) -> tuple[WorkerLink, Task] | None:
+        """The next of those that may have room, and a task for it; None: it has none, and is asked no more."""
+        worker = next(iter(self._busy))
+        del self._busy[worker]
+        if task := self.take(worker, room=self._room):
+            self._busy[worker] = None  # behind the others
+            return worker, task
         return None
 
     def take(self, worker: WorkerLink, *, anywhere: bool = True, room: _Room | None = None) -> Task | None:

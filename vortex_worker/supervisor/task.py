@@ -73,7 +73,7 @@ class Work:
         if not self.tensors:
             return None
         mine, tensor = self.tensors[0]
-        if mine.covers(handle) and handle.nbytes:  # as in most jobs
+        if mine.covers(handle) and (handle.nbytes or handle.offset == mine.offset):  # as in most jobs
             return tensor
         if not self._spans:
             self._spans = _by_start(self.tensors)
