@@ -30,7 +30,7 @@ def frame(body):
 
 
 def readable(link):
-    return bool(select.select([link.fileno()], [], [], 0)[0])
+    return bool(select.select([link.socket.fileno()], [], [], 0)[0])
 
 
 # ------------------------------------------------------------------------------ the socket
@@ -324,7 +324,7 @@ def test_before_it_is_ready_a_worker_gets_no_room_for_large_packets():
         sender.start()
         with pytest.raises(ProtocolError, match="handshake"):
             next_packets(worker.link)
-        worker.link._socket.close()
+        worker.link.socket.close()
         sender.join()
 
 

@@ -16,7 +16,7 @@ class Waiters:
         self.threads = [threading.Thread(target=self.wait, args=(number,)) for number in range(count)]
         for thread in self.threads:
             thread.start()
-        while bell._waiting < count:
+        while bell.waiting < count:
             time.sleep(0.001)
 
     def wait(self, number):
@@ -49,7 +49,7 @@ def test_as_many_as_there_is_room_for():
     waiters.give(1, most=1)
     while len(waiters.woken) < 1:
         time.sleep(0.001)
-    assert bell._waiting == 2
+    assert bell.waiting == 2
     waiters.give(2, most=2)
     assert waiters.join() == 3
 
@@ -61,7 +61,7 @@ def test_a_ring_that_nobody_hears_is_forgotten():
         bell.ring()
         bell.ring(5)
         assert not bell.wait_for(lambda: False, 0.01)
-        assert bell._waiting == 0
+        assert bell.waiting == 0
 
 
 def test_who_stops_waiting_is_not_counted():
@@ -75,7 +75,7 @@ def test_who_stops_waiting_is_not_counted():
         with pytest.raises(ZeroDivisionError):
             bell.wait_for(raises)
         assert bell.wait_for(lambda: True)
-        assert bell._waiting == 0
+        assert bell.waiting == 0
 
 
 @pytest.mark.parametrize("timeout", [float("inf"), 1e300])

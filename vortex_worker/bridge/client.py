@@ -24,7 +24,7 @@ def place(arena: Arena, value: Any, allocate: Allocate) -> tuple[TensorHandle, A
         TypeError: it is no tensor or array, or of a kind that can't travel.
         OutOfArena: no room.
     """
-    tensor = bridge.as_tensor(value)
+    tensor = value if isinstance(value, torch.Tensor) else bridge.as_tensor(value)
     handle = bridge.locate(arena, tensor)
     return (handle, tensor) if handle is not None else bridge.store(arena, tensor, allocate)
 

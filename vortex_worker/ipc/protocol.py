@@ -137,7 +137,8 @@ class Encoder:
         question: int = 0,
     ) -> bytes:
         """A JobSubmit. ``save``, and errors, as in ``pack``."""
-        frame: bytes = codec.encode_submit(self._next(), job_id, op_type, inputs, params, deadline, save)
+        self._seq += 1
+        frame: bytes = codec.encode_submit(self._seq, job_id, op_type, inputs, params, deadline, save)
         if question:  # too rare for the codec; of a message that comes twice, the fields are merged
             asked = pb.JobSubmit(question=question)  # type: ignore[arg-type] # an open enum: a number
             frame += pb.ControlPacket(job_submit=asked).SerializeToString()
@@ -149,7 +150,8 @@ class Encoder:
 
     def result(self, job_id: int, outputs: dict[str, bytes], timings: tuple[int, int, int, int]) -> bytes:
         """A JobResult of a job that succeeded. ``outputs``: by port, each as ``pack`` gave it."""
-        return codec.encode_result(self._next(), job_id, outputs, timings)
+        self._seq += 1
+        return codec.encode_result(self._seq, job_id, outputs, timings)
 
     def failure(self, job_id: int, error: JobError, timings: tuple[int, int, int, int] = (0, 0, 0, 0)) -> bytes:
         """A JobResult of a job that failed."""

@@ -11,19 +11,20 @@ class Bell:
 
     def __init__(self, lock: threading.RLock) -> None:
         self._condition = threading.Condition(lock)
-        self._waiting = 0
+        #: How many wait. Who rings often asks first.
+        self.waiting = 0
 
     def wait_for(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool:
         """Wait until ``predicate()`` holds, ``timeout`` seconds at most. Returns whether it holds."""
         if timeout is not None:
             timeout = min(timeout, threading.TIMEOUT_MAX)
-        self._waiting += 1
+        self.waiting += 1
         try:
             return self._condition.wait_for(predicate, timeout)
         finally:
-            self._waiting -= 1
+            self.waiting -= 1
 
     def ring(self, most: int | None = None) -> None:
         """Wake who waits; ``most``: so many of them."""
-        if self._waiting:
-            self._condition.notify(self._waiting if most is None else most)
+        if self.waiting:
+            self._condition.notify(self.waiting if most is None else most)

@@ -364,7 +364,7 @@ class Crew:
         nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for link in list(self._links.values()):
             for fd in (
-                link.fileno(),
+                link.socket.fileno(),
                 link.process.log_fd,
                 link.process.pidfd,
                 link.listener.fd if link.listener else -1,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from vortex_worker.errors import JobError, LaunchError
 from vortex_worker.ipc import protocol
+from vortex_worker.supervisor.job import ENDS
 from vortex_worker.supervisor.link import Stage
 
 if TYPE_CHECKING:
@@ -52,23 +53,23 @@ class Inbox:
 
     def add(self, link: WorkerLink) -> None:
         """Read a new worker's socket."""
-        self._links[link.fileno()] = link
-        self._epoll.register(link.fileno(), _ONCE)
+        self._links[link.socket.fileno()] = link
+        self._epoll.register(link.socket.fileno(), _ONCE)
 
     def remove(self, link: WorkerLink) -> None:
         """Read it no more. Idempotent."""
-        if self._links.get(link.fileno()) is link:
-            del self._links[link.fileno()]
-            self._epoll.unregister(link.fileno())
+        if self._links.get(link.socket.fileno()) is link:
+            del self._links[link.socket.fileno()]
+            self._epoll.unregister(link.socket.fileno())
 
     def _on_readable(self) -> None:
         for fd, _ in self._epoll.poll(0):
             link = self._links.get(fd)
             if link is not None:
-                self._read(link)
+                self.read(link)
 
-    def _read(self, link: WorkerLink) -> None:
-        """Act on what is here, unless a caller is doing so."""
+    def read(self, link: WorkerLink) -> None:
+        """Act on what is here, and have it watched, unless a caller is doing so. The fabric's thread."""
         if not link.alive:
             return
         if not link.reading.acquire(blocking=False):
@@ -84,8 +85,8 @@ class Inbox:
         finally:
             link.reading.release()
         if link.unread:
-            self._crew.call(self._read, link)  # after the others; there may be no event for it
-        if link.hung_up and link.alive:
+            self._crew.call(self.read, link)  # after the others; there may be no event for it
+        if link.socket.eof and link.alive:
             self.remove(link)
             self._crew.endings.kill(link)  # it may have closed the socket and live on; on_exit follows either way
         self.watch(link)
@@ -107,7 +108,7 @@ class Inbox:
 
     def watch(self, link: WorkerLink) -> None:
         """Have the fabric's thread read it when there is something, now or later."""
-        fd = link.fileno()
+        fd = link.socket.fileno()
         if self._links.get(fd) is link:
             with contextlib.suppress(OSError, ValueError):  # it was removed meanwhile, or the fabric closed
                 link.watched = True
@@ -115,17 +116,20 @@ class Inbox:
 
     def _unwatch(self, link: WorkerLink) -> None:
         """Spare the fabric's thread a wake, by whoever holds the lock: what comes is read here."""
-        fd = link.fileno()
+        fd = link.socket.fileno()
         if link.watched and self._links.get(fd) is link:
             with contextlib.suppress(OSError, ValueError):
                 link.watched = False
                 self._epoll.modify(fd, _NEVER)
 
-    def attend(self, link: WorkerLink, job: Job, timeout: float | None) -> None:
-        """Read for ``job``, which ``link`` was given, until it ends or another has it, or ``timeout`` s have passed.
+    def attend(self, job: Job, timeout: float | None) -> None:
+        """Read for ``job`` from the worker that was given it, until it ends or another has it, or for ``timeout`` s.
 
-        May return earlier: somebody else reads it, or its worker died. Then the end of the job is to be waited for.
+        May return earlier: somebody else reads it, its worker died, or none has it. Then its end is to be waited for.
         """
+        link = job._runner
+        if link is None:
+            return
         mine = False
         try:
             mine = link.reading.acquire(blocking=False)
@@ -141,19 +145,19 @@ class Inbox:
                 mine = False
             if not mine:
                 pass
-            elif link.buffered:
-                self._crew.call(self._read, link)  # nothing more may come, and so no event
+            elif link.socket.buffered:
+                self._crew.call(self.read, link)  # nothing more may come, and so no event
             elif link.task is not None:
                 self.watch(link)
 
     def _hear(self, link: WorkerLink, job: Job, timeout: float | None) -> None:
         """Read for ``job``, by whoever holds the lock."""
         self._unwatch(link)
-        handled = link.received
+        handled = link.socket.taken
         until = None if timeout is None else time.monotonic() + timeout
         message: protocol.Message | None = None  # that was taken last, as far as is known
         try:
-            while (task := link.task) is not None and job._runner is link and not job.done():
+            while (task := link.task) is not None and job._runner is link and job.state not in ENDS:
                 # It may be ended, or taken back, which wakes nobody.
                 patience = _LOOK if task.job is job else _GLANCE
                 if until is not None:
@@ -170,7 +174,7 @@ class Inbox:
                 self._crew.handle(link, message)
                 handled += 1
             # Of those behind it: what is here needs nobody else to be woken.
-            while link.task is not None and link.buffered and link.more:
+            while link.task is not None and link.socket.more:
                 message = None
                 message = link.wait(0)
                 if message is None:
@@ -183,7 +187,7 @@ class Inbox:
         except OSError:
             pass  # the time is up; or it was reset by its death, which the pidfd reports
         except BaseException:  # Ctrl-C
-            if link.received != handled and not isinstance(message, protocol.JobProgress):
+            if link.socket.taken != handled and not isinstance(message, protocol.JobProgress):
                 link.blame("its answer was lost: who read it was interrupted")
                 self._crew.call(self._crew.endings.give_up, link)
             raise

@@ -130,14 +130,23 @@ class Intake:
 
         if not isinstance(op_type, str):
             raise TypeError(f"op_type is {op_type!r:.80}: it takes a node's name")
-        staged = protocol.stage(mapping("inputs", inputs), place), protocol.stage(mapping("params", params), place)
+        if type(inputs) is not dict:
+            inputs = mapping("inputs", inputs)
+        if type(params) is not dict:
+            params = mapping("params", params)
+        staged = protocol.stage(inputs, place), protocol.stage(params, place)
         if question:
             work = Work(op_type, *staged, tensors, refs, question=pb.Question.Value(question))
         else:
             work = self._crew.preloads.find(Work(op_type, *staged, tensors, refs))
-        job = Job(self._crew.jobs.next_id(), op_type, self._crew.jobs.cancel, self._crew.jobs.attend)
-        task = Task(job, work, monotonic_deadline(deadline), whole("priority", priority), whole("retries", retries, 0))
-        task.seconds = deadline or 0.0
+        if type(priority) is not int:  # these are asked first, since a call costs more
+            priority = whole("priority", priority)
+        if type(retries) is not int or retries < 0:
+            retries = whole("retries", retries, 0)
+        job = Job(self._crew.jobs.next_id(), op_type, self._crew.jobs.cancel, self._crew.inbox.attend)
+        task = Task(job, work, 0, priority, retries)
+        if deadline is not None:
+            task.deadline, task.seconds = monotonic_deadline(deadline), deadline
         return task
 
 

@@ -27,7 +27,8 @@ class JobState(Enum):
     FAILED = "failed"
 
 
-_ENDS = (JobState.DONE, JobState.FAILED)
+#: States that a job does not leave. The hot path asks for them without a call.
+ENDS = (JobState.DONE, JobState.FAILED)
 
 
 class Progress(NamedTuple):
@@ -88,7 +89,7 @@ class Job:
 
     def done(self) -> bool:
         """Whether it has ended, one way or the other."""
-        return self.state in _ENDS
+        return self.state in ENDS
 
     def cancel(self) -> None:
         """Ask for its end. It fails with ``Cancelled`` (WK-007), unless it ends by itself first.
@@ -105,9 +106,10 @@ class Job:
             RuntimeError: in a callback of a job, and it has not ended.
             ValueError: a time-out that is no time.
         """
-        if self.done():
+        if self.state in ENDS:
             return True
-        refuse_in_callback("wait for a job")
+        if getattr(_here, "calling", False):
+            refuse_in_callback("wait for a job")
         if timeout is not None:
             if timeout != timeout:
                 raise ValueError("timeout is nan: it takes seconds")
@@ -120,7 +122,7 @@ class Job:
         try:
             return self._ended.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
         finally:
-            if self.state in _ENDS:  # open from now on; no call before that, where Ctrl-C could come between
+            if self.state in ENDS:  # open from now on; no call before that, where Ctrl-C could come between
                 try:
                     self._ended.release()
                 except RuntimeError:
@@ -180,7 +182,7 @@ class Job:
     def _end(self, outputs: Outputs | None, error: VortexError | None) -> bool:
         """Settle it, once. False if it had ended already."""
         with self._guard:
-            if self.done():
+            if self.state in ENDS:
                 return False
             if error is not None:
                 error.__traceback__ = None  # of our own frames, which would keep what a worker sent as long as it

@@ -31,7 +31,7 @@ from vortex_worker.supervisor.amends import Amends
 from vortex_worker.supervisor.bell import Bell
 from vortex_worker.supervisor.deadline import exceeded
 from vortex_worker.supervisor.flight import Flight
-from vortex_worker.supervisor.job import Job, JobState, Progress, Timings, in_callback, refuse_in_callback
+from vortex_worker.supervisor.job import ENDS, Job, JobState, Progress, Timings, in_callback, refuse_in_callback
 from vortex_worker.supervisor.outputs import Outputs, Stored
 from vortex_worker.supervisor.rebuild import Rebuilds
 from vortex_worker.supervisor.recovery import exhausted, explain_death
@@ -84,7 +84,7 @@ class Jobs:
             QueueFull: the queue is full, and stayed so for ``timeout`` s (at once unless ``block``).
         """
         with self._lock:
-            if not self._has_room():
+            if len(self._scheduler.waiting) >= self._limit and not self._has_room():
                 self._wait_for_room(block, timeout)
             self._crew.check_open()
             if self._draining:
@@ -131,11 +131,10 @@ class Jobs:
 
     def tell(self) -> None:
         """Locked. Wake all who wait for a change."""
-        self._changed.ring()
-        self._tell_of_room()
-
-    def _tell_of_room(self) -> None:
-        self._room.ring(max(0, self._limit - len(self._scheduler)))
+        if self._changed.waiting:
+            self._changed.ring()
+        if self._room.waiting:
+            self._room.ring(max(0, self._limit - len(self._scheduler)))
 
     def cancel(self, job: Job) -> None:
         """End a job: at once where it waits, through its worker where it runs."""
@@ -161,12 +160,6 @@ class Jobs:
         self._crew.inbox.watch(link)  # who was to read its answer may be gone
         self._crew.send_or_lose(link, job_cancel=pb.JobCancel(job_id=job.id))
 
-    def attend(self, job: Job, timeout: float | None) -> None:
-        """Read its worker's answer from here. See ``Inbox.attend``."""
-        link = job._runner
-        if link is not None:
-            self._crew.inbox.attend(link, job, timeout)
-
     def leave_to_parent(self, error: VortexError) -> None:
         """In a process that was just forked: nobody here will hear of a job's end."""
         for task in list(self._tasks.values()):
@@ -185,7 +178,8 @@ class Jobs:
 
     def assign(self) -> Started:
         """Locked. Give each free worker its next task. What is returned is to be sent."""
-        self._crew.promote()
+        if not self._crew.settled:
+            self._crew.promote()
         started: Started = []
         now = 0
         while pair := self._scheduler.pair():
@@ -195,8 +189,7 @@ class Jobs:
                 task.job.worker = link.worker_id
                 self.finish(task, there.share())
                 continue
-            lost = missing(task.work.refs, link)
-            if lost:
+            if task.work.refs and (lost := missing(task.work.refs, link)):
                 self._rebuilds.begin(task, lost, link)
                 continue
             job = task.job
@@ -213,8 +206,7 @@ class Jobs:
             task.sender = link
             started.append((link, task))
         if started:
-            self._changed.ring()
-            self._tell_of_room()
+            self.tell()
         return started
 
     def free(self, link: WorkerLink) -> None:
@@ -275,7 +267,7 @@ class Jobs:
             try:
                 task.job._end(outputs, error)
             finally:  # also when its callback is interrupted; one that did not come to its end is set right by `Amends`
-                if task.job.done():
+                if task.job.state in ENDS:
                     self._tasks.pop(task.job.id, None)
 
     def requeue(self, tasks: list[Task]) -> None:

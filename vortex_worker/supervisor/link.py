@@ -111,8 +111,9 @@ class WorkerLink:
         self.watched = False  # the fabric's thread may be told when there is something to read
         self.rest: Rest | None = None  # since it was last seen idle
         self.unread = False  # there was more than was taken at once
-        self._socket = FrameSocket(process.socket_fd, config.max_frame)
-        self._socket.spin()
+        #: Its frames. Who sends holds the lock for that; who receives, ``reading``.
+        self.socket = FrameSocket(process.socket_fd, config.max_frame)
+        self.socket.spin()
         self._turns, self._parted = _TURNS, 0.0  # see _part
         self._send_lock = threading.Lock()
         self._encoder = protocol.Encoder()
@@ -152,9 +153,6 @@ class WorkerLink:
         """Whether it has begun with a job ahead, by its own word, and the result before that was not heard yet."""
         task = self.task
         return task is not None and bool(self.ahead) and self.slot.job_id not in (0, task.job.id)
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
 
     # ---- out
 
@@ -202,7 +200,8 @@ class WorkerLink:
                         break
                 timeout = _SEND_TIMEOUT if due else 0.0
                 try:
-                    self._send_releases(timeout)
+                    if self._released or self.dropped_objects or self.lease.dropped:
+                        self._send_releases(timeout)
                     self._send(frame, timeout)
                 except TimeoutError:
                     if due:
@@ -212,7 +211,7 @@ class WorkerLink:
                     assert not isinstance(task, int)
                     return task, ValueError(f"{error}; give large data as tensors")
                 unsent.popleft()
-            if self._socket.crowded(self._turns):
+            if self.socket.crowded(self._turns):
                 self._part()
             return None
 
@@ -242,9 +241,9 @@ class WorkerLink:
                 self.dropped_objects.popleft()
 
     def _send(self, frame: bytes, timeout: float = _SEND_TIMEOUT) -> None:
-        if self._socket.closed:  # it died after it was chosen
+        if self.socket.closed:  # it died after it was chosen
             raise ConnectionResetError(f"worker {self.worker_id} is gone")
-        self._socket.send(frame, timeout=timeout)
+        self.socket.send(frame, timeout=timeout)
 
     # ---- in
 
@@ -257,12 +256,12 @@ class WorkerLink:
         """
         if self.stage is Stage.JOINED and self.listener is None:
             # Still trusted: what comes next is its LOCKED handshake, and the listener beside its first byte.
-            descriptor = self._socket.peek_descriptor()
+            descriptor = self.socket.peek_descriptor()
             if descriptor >= 0:
                 self.listener = Listener(descriptor)
         self.unread = False
-        bodies = self._socket.poll(most)
-        self.unread = self._socket.more
+        bodies = self.socket.poll(most)
+        self.unread = self.socket.more
         for body in bodies:
             if self.stage is not Stage.READY and len(body) > _MAX_HANDSHAKE:
                 raise ProtocolError(f"a packet of {len(body)} bytes: a handshake has {_MAX_HANDSHAKE} at most")
@@ -271,7 +270,7 @@ class WorkerLink:
     def wait(self, timeout: float | None) -> protocol.Message | None:
         """The next message; None: there are no more. Raises as ``receive``, and TimeoutError, an OSError."""
         try:
-            body = self._socket.recv(timeout)
+            body = self.socket.recv(timeout)
         except ValueError:  # it was closed
             return None
         return None if body is None else protocol.read(body)
@@ -287,25 +286,6 @@ class WorkerLink:
         self._turns = _TURNS if now - self._parted > _CALM else min(2 * self._turns, _MOST_TURNS)
         self._parted = now
         self.process.leave(cpu())
-
-    @property
-    def received(self) -> int:
-        """Packets taken from the socket."""
-        return self._socket.taken
-
-    @property
-    def more(self) -> bool:
-        """Whether a message has come that ``wait`` would give at once."""
-        return bool(self._socket.more)
-
-    @property
-    def buffered(self) -> bool:
-        """Whether bytes have come that were not looked at."""
-        return self._socket.buffered > 0
-
-    @property
-    def hung_up(self) -> bool:
-        return bool(self._socket.eof)
 
     def shake_hands(self, message: pb.Handshake) -> None:
         """Take one of the worker's three handshakes, in their order.
@@ -400,7 +380,7 @@ class WorkerLink:
         """End the process. What follows, follows from its exit."""
         self.dying = True
         self.process.kill()
-        self._socket.stop_receiving()  # wakes who waits for an answer
+        self.socket.stop_receiving()  # wakes who waits for an answer
 
     def describe(self) -> dict[str, Any]:
         """What it is and does, as plain data."""
@@ -439,7 +419,7 @@ class WorkerLink:
         self.preloaded.clear()
         self.read_rest()
         self._lines.close()
-        self._socket.close()
+        self.socket.close()
         if self.listener is not None:
             self.listener.close()
         self.process.close()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from vortex_worker._core.handle import TensorHandle
 from vortex_worker.errors import InvalidHandle, ProtocolError
@@ -87,20 +87,21 @@ class Outputs:
         count = itertools.count(1)
 
         def load(handle: TensorHandle) -> Stored:
-            check_count()
+            if next(count) > _MAX_HANDLES:
+                too_many()
             return Stored.receive(handle, work, link, arena)
 
         def load_object(object_id: int, type: str) -> ObjectRef:
-            check_count()
+            if next(count) > _MAX_HANDLES:
+                too_many()
             if not type.isprintable() or len(type) > _MAX_TYPE_NAME:
                 raise ProtocolError("an object's type is not a printable name")
             ref = ObjectRef(link, object_id, type)
             objects.append(ref)
             return ref
 
-        def check_count() -> None:
-            if next(count) > _MAX_HANDLES:
-                raise ProtocolError(f"a result has more than {_MAX_HANDLES} tensors and objects, which is the most")
+        def too_many() -> NoReturn:
+            raise ProtocolError(f"a result has more than {_MAX_HANDLES} tensors and objects, which is the most")
 
         if result.malformed is not None:
             raise result.malformed
@@ -119,7 +120,9 @@ class Outputs:
     def load(self) -> dict[str, Any]:
         """The outputs by port, tensors as zero-copy views."""
         if self._loaded is None:
-            self._loaded = {port: _load(value) for port, value in self._values.items()}
+            self._loaded = {
+                port: value.load() if type(value) is Stored else _load(value) for port, value in self._values.items()
+            }
         return dict(self._loaded)
 
     def at(self, path: tuple[str | int, ...]) -> Any:

@@ -33,7 +33,7 @@ class Rebuilds:
         task.rebuilding = True
         for ref in lost:
             assert ref.lineage is not None
-            job = Job(self._jobs.next_id(), ref.lineage.op_type, self._jobs.cancel, self._jobs.attend)
+            job = Job(self._jobs.next_id(), ref.lineage.op_type, self._jobs.cancel, self._crew.inbox.attend)
             self._jobs.pin(Task(job, ref.lineage, pinned=link))
             job.add_done_callback(partial(self._rebuilt, batch, ref))
 

@@ -51,7 +51,7 @@ class Scheduler:
 
     def add(self, task: Task, *, first: bool = False) -> None:
         """Queue ``task`` where it must run; ``first``: before its like, as a retried one is."""
-        home = task.pinned or home_of(task.work.refs)
+        home = task.pinned or (home_of(task.work.refs) if task.work.refs else None)
         queue = self._anywhere if home is None else self._at_home.setdefault(home, [])
         number = next(self._numbers)
         number = -number if first else number
@@ -85,8 +85,8 @@ class Scheduler:
                 heapq.heappush(self._idle, (worker.index, worker))
             else:
                 self._busy[worker] = None
-        while self._idle and self._tidy(self._anywhere):
-            while self._enough(len(self._busy), self._anywhere[0][2]):
+        while self._idle and self._anywhere and self._tidy(self._anywhere):
+            while self._busy and self._enough(len(self._busy), self._anywhere[0][2]):
                 if pair := self._share():
                     return pair
             worker = self._idle[0][1]
@@ -112,7 +112,7 @@ class Scheduler:
     def take(self, worker: WorkerLink, *, anywhere: bool = True, room: _Room | None = None) -> Task | None:
         """The next task for a worker; ``anywhere``: also of those that any could run; ``room``: where it has that."""
         queue = self._at_home.get(worker)
-        if not self._tidy(queue):
+        if queue and not self._tidy(queue):
             queue = None
         # Of like priority, what can run nowhere else goes first.
         if anywhere and self._tidy(self._anywhere) and (not queue or self._anywhere[0][0] < queue[0][0]):

@@ -53,7 +53,7 @@ class Vigil:
                 self._check_activity(link)
             if self._limits.memory_growth:
                 self._check_memory(link)
-            self._crew.inbox.watch(link)
+            self._crew.inbox.read(link)
             if link.idle:
                 self._crew.release(link)
         self._crew.memory.tidy()
