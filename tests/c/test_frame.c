@@ -1,9 +1,11 @@
 /* Frames: the parser on streams cut everywhere, then the same over sockets. */
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -436,6 +438,64 @@ static void test_a_slow_peer_is_looked_for_again(void) {
   close(pair[1]);
 }
 
+static void test_who_has_lost_the_cpu_rests(void) {
+  int pair[2];
+  vw_reader reader;
+  vw_frame frame;
+  start_looking(&reader, pair);
+  reader.lost = vw_monotonic_ns() + UINT64_C(3600000000000);
+  CHECK_EQUAL(vw_reader_recv(&reader, pair[0], vw_monotonic_ns() + 2 * VW_SPIN_NS, &frame), -ETIMEDOUT);
+  CHECK_EQUAL(reader.pause, 0); /* it did not look: that would have been in vain */
+  reader.lost = vw_monotonic_ns();
+  CHECK_EQUAL(vw_reader_recv(&reader, pair[0], vw_monotonic_ns() + 2 * VW_SPIN_NS, &frame), -ETIMEDOUT);
+  CHECK(reader.pause > 0 || reader.lost > vw_monotonic_ns()); /* it did, and may have lost it again */
+  vw_reader_free(&reader);
+  close(pair[0]);
+  close(pair[1]);
+}
+
+/* A peer that may only be where we are can answer only because we let it go first. */
+static void test_turns_on_one_cpu_are_counted(void) {
+  int pair[2];
+  vw_reader reader;
+  vw_frame frame;
+  cpu_set_t allowed, one;
+  CHECK(sched_getaffinity(0, sizeof allowed, &allowed) == 0);
+  CPU_ZERO(&one);
+  for (int cpu = 0; cpu < CPU_SETSIZE && CPU_COUNT(&one) == 0; cpu++)
+    if (CPU_ISSET(cpu, &allowed)) CPU_SET(cpu, &one);
+  start_looking(&reader, pair);
+  CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
+  pid_t child = fork();
+  CHECK(child >= 0);
+  if (child == 0) {
+    char bytes[5];
+    while (recv(pair[1], bytes, 5, 0) == 5) {
+      uint64_t end = vw_monotonic_ns() + 2 * VW_SPIN_TURN_NS;
+      while (vw_monotonic_ns() < end) continue;
+      if (send(pair[1], bytes, 5, MSG_NOSIGNAL) != 5) break;
+    }
+    _exit(0);
+  }
+  uint32_t most = 0;
+  for (int round = 0; round < 20000 && most < 8; round++) {
+    uint64_t begun = vw_monotonic_ns();
+    CHECK(send(pair[0], "\1\0\0\0x", 5, 0) == 5);
+    vw_reader_sent(&reader, vw_monotonic_ns() - begun);
+    CHECK_EQUAL(vw_reader_recv(&reader, pair[0], VW_FOREVER, &frame), 1);
+    if (reader.turns > most) most = reader.turns;
+  }
+  CHECK_EQUAL(most, 8);
+  CHECK(shutdown(pair[0], SHUT_RDWR) == 0);
+  CHECK(waitpid(child, NULL, 0) == child);
+  CHECK(sched_setaffinity(0, sizeof allowed, &allowed) == 0);
+  vw_reader_sent(&reader, VW_SPIN_TURN_NS);
+  CHECK_EQUAL(reader.turns, most); /* that was no turn */
+  vw_reader_free(&reader);
+  close(pair[0]);
+  close(pair[1]);
+}
+
 int main(void) {
   alarm(60);
   PASS(test_cut_everywhere);
@@ -453,5 +513,7 @@ int main(void) {
   PASS(test_nobody_reads);
   PASS(test_looking_gives_up_and_comes_back);
   PASS(test_a_slow_peer_is_looked_for_again);
+  PASS(test_who_has_lost_the_cpu_rests);
+  PASS(test_turns_on_one_cpu_are_counted);
   return 0;
 }

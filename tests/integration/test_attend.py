@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+import torch
 from conftest import SETTINGS, started, until
 
 import vortex_worker as vw
@@ -136,8 +137,8 @@ def test_who_waits_for_a_job_that_another_finds_can_t_be_sent_is_told():
 def test_nothing_turns_in_circles_while_who_reads_a_worker_that_has_hung_up_is_busy():
     with vw.Fabric(1, **SETTINGS) as fabric:
         inbox, looks = fabric.wait_ready(60)._crew.inbox, []
-        real = inbox._read
-        inbox._read = lambda link: (looks.append(link), real(link))
+        real = inbox.read
+        inbox.read = lambda link: (looks.append(link), real(link))
         fabric.observe(lambda job: job.on_progress(lambda job: time.sleep(0.3)))  # in which it closes its socket
         with pytest.raises(WorkerLost):
             fabric.run("HangUp", retries=0)
@@ -249,3 +250,46 @@ def test_what_an_idle_worker_says_unasked_is_heard(single):
     os.kill(before, signal.SIGKILL)
     until(lambda: all(w["pid"] != before and w["stage"] == "ready" for w in single.workers()), "another worker")
     assert single.run("Identity", {"tensor": 6})["tensor"] == 6
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
+def test_a_worker_that_shares_its_callers_cpu_is_parted_from_it(single):
+    """Where the kernel has put both on one CPU and leaves them there, jobs take twice as long."""
+    link = next(link for link in single._crew.links() if link.active)
+    pid = link.process.pid
+    allowed = os.sched_getaffinity(0)
+    here = min(allowed)
+
+    def cpu():
+        return link.process._stat()[36]
+
+    os.sched_setaffinity(0, {here})
+    try:
+        os.sched_setaffinity(pid, {here})
+        before = link._parted
+        for number in range(20_000):
+            assert single.run("Identity", {"tensor": number}) == {"tensor": number}
+            if link._parted != before:
+                break
+        else:
+            pytest.fail("it was never noticed")
+        assert os.sched_getaffinity(pid) == {here}  # it may be nowhere else
+        os.sched_setaffinity(pid, allowed)
+        until(lambda: single.run("Identity", {"tensor": 1}) and int(cpu()) != here, "another CPU")
+        assert os.sched_getaffinity(pid) == allowed
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def test_results_without_bytes_take_no_memory(single):
+    """Torch doesn't know where such a tensor is, so that each was given a place of its own."""
+    link = next(link for link in single._crew.links() if link.active)
+    before, live = single._memory.client_live, link.lease.live
+    kept = []
+    for shape in ((0,), (2, 0, 3), (0, 5)):
+        for given in (torch.empty(shape), single.empty(shape, torch.int16)):
+            out = single.run("Identity", {"tensor": given})["tensor"]
+            assert (out.shape, out.dtype) == (given.shape, given.dtype)
+            kept.append(out)
+    assert single._memory.client_live == before
+    assert link.lease.live == live

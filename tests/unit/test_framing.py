@@ -483,6 +483,37 @@ class TestLife:
         thread.join(10)
         assert not thread.is_alive()
 
+    def test_who_shares_a_cpu_with_the_peer_is_told(self, two):
+        here, there = two
+        here.spin()
+        there.spin()
+        allowed = os.sched_getaffinity(0)
+        cpu = {min(allowed)}
+
+        def answer():
+            os.sched_setaffinity(0, cpu)
+            while (body := there.recv()) is not None:
+                there.send(body)
+
+        assert not here.crowded(1)
+        thread = threading.Thread(target=answer)
+        thread.start()
+        os.sched_setaffinity(0, cpu)
+        try:
+            for _ in range(20_000):
+                here.send(b"x")
+                assert here.recv(10) == b"x"
+                if len(allowed) > 1 and here.crowded(8):
+                    break
+            else:
+                assert len(allowed) == 1  # where nobody ever looks
+        finally:
+            os.sched_setaffinity(0, allowed)
+            here.close()
+            thread.join(10)
+        assert not thread.is_alive()
+        assert not here.crowded(8)  # counted anew
+
     def test_many_frames_leak_nothing(self, two):
         left, right = two
         body = bytes(100_000)

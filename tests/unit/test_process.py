@@ -3,6 +3,9 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from vortex_worker.supervisor.process import Channels, WorkerProcess
 
@@ -13,6 +16,9 @@ resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
 reserve_descriptors({workers})
 print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 """
+
+
+SPIN = "print(flush=True)\nwhile True: pass"
 
 
 def limit_after(workers, soft, hard):
@@ -64,3 +70,54 @@ while True: pass
                 process.close()
                 os.close(process.socket_fd)
     assert at_once >= 15
+
+
+def cpu_of(pid):
+    """Where it runs, or ran last: proc(5), stat."""
+    return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[36])
+
+
+@pytest.fixture
+def spinning():
+    """A process that computes."""
+    with subprocess.Popen([sys.executable, "-c", SPIN], stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        channels = Channels()
+        process = WorkerProcess(child.pid, os.pidfd_open(child.pid), channels)
+        yield process
+        process.kill()
+        child.wait()
+        channels.close_its()
+        process.close()
+        os.close(process.socket_fd)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
+def test_a_worker_leaves_a_cpu_and_may_come_back(spinning):
+    allowed = os.sched_getaffinity(0)
+    for _ in range(20):  # the kernel may move it, too
+        here = min(allowed)
+        os.sched_setaffinity(spinning.pid, {here})
+        os.sched_setaffinity(spinning.pid, allowed)
+        if spinning.leave(here):
+            break
+    else:
+        pytest.fail("it was never where it had been put")
+    assert cpu_of(spinning.pid) != here or not spinning.leave(here)
+    assert os.sched_getaffinity(spinning.pid) == allowed
+
+
+def test_a_worker_that_may_be_nowhere_else_stays(spinning):
+    here = max(os.sched_getaffinity(0))
+    os.sched_setaffinity(spinning.pid, {here})
+    assert not spinning.leave(here)
+    assert not spinning.leave(here + 1)
+    assert os.sched_getaffinity(spinning.pid) == {here}
+
+
+def test_a_worker_that_is_gone_is_left_alone(spinning):
+    here = cpu_of(spinning.pid)
+    spinning.kill()
+    while not spinning.exiting():
+        pass
+    assert not spinning.leave(here + 1)

@@ -176,6 +176,30 @@ def test_busy_workers_that_have_room_get_what_waits_in_turn_once_none_is_idle():
     assert scheduler.pair() == (first, tasks[6])
 
 
+def test_an_idle_worker_is_left_alone_while_those_at_work_are_enough_and_have_room():
+    ahead = {}
+    scheduler = Scheduler(
+        room=lambda worker, task: worker.busy and len(ahead[worker]) < 2, enough=lambda busy, task: busy >= 2
+    )
+    workers = [Worker(n) for n in range(4)]
+    for worker in workers:
+        ahead[worker] = []
+        scheduler.free(worker)
+    assert scheduler.pair() is None
+    for number in range(9):
+        scheduler.add(task(number))
+    given = []
+    while pair := scheduler.pair():
+        worker, job = pair
+        if worker.busy:
+            ahead[worker].append(job)
+        worker.busy = True
+        given.append(worker.index)
+    assert given[:2] == [0, 1]
+    assert sorted(given[:6]) == [0, 0, 0, 1, 1, 1]  # until they have no room
+    assert given[6:] == [2, 3, 2] or given[6:] == [2, 3, 3]
+
+
 def test_nothing_that_waits_for_another_worker_is_given_to_one_that_has_room():
     scheduler, here, there = Scheduler(lambda worker, task: True), Worker(0), Worker(1)
     here.busy = there.busy = True
