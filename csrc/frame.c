@@ -126,10 +126,12 @@ long vw_reader_fill(vw_reader *reader, int fd, bool wait) {
 }
 
 void vw_reader_sent(vw_reader *reader, uint64_t ns) {
-  if (ns > VW_SPIN_TURN_NS) reader->turns++;
+  if (ns > VW_SPIN_TURN_NS) atomic_fetch_add_explicit(&reader->turns, 1, memory_order_relaxed);
 }
 
 void vw_reader_spin(vw_reader *reader) { reader->spins = sysconf(_SC_NPROCESSORS_ONLN) > 1; }
+
+_Atomic uint64_t vw_spin_lost;
 
 /* As vw_reader_fill: -EAGAIN when nothing came while we looked, or this was no time to look. */
 static long look(vw_reader *reader, int fd) {
@@ -138,7 +140,7 @@ static long look(vw_reader *reader, int fd) {
     return -EAGAIN;
   }
   uint64_t begun = vw_monotonic_ns(), took = 0;
-  if (begun < reader->lost) return -EAGAIN;
+  if (begun < atomic_load_explicit(&vw_spin_lost, memory_order_relaxed)) return -EAGAIN;
   long got = vw_reader_fill(reader, fd, false);
   if (got != -EAGAIN) {
     reader->pause = 0;
@@ -154,13 +156,16 @@ static long look(vw_reader *reader, int fd) {
   }
   if (took < VW_SPIN_NS) {
     reader->pause = 0;
-    reader->turns = turn ? reader->turns + 1 : 0;
+    if (turn)
+      atomic_fetch_add_explicit(&reader->turns, 1, memory_order_relaxed);
+    else
+      atomic_store_explicit(&reader->turns, 0, memory_order_relaxed);
   } else if (took < VW_SPIN_LOST_NS) {
     reader->pause = reader->pause ? reader->pause * 2 : 1;
     if (reader->pause > VW_SPIN_REST) reader->pause = VW_SPIN_REST;
     reader->rest = reader->pause;
   } else {
-    reader->lost = begun + took + VW_SPIN_LOST_REST_NS;
+    atomic_store_explicit(&vw_spin_lost, begun + took + VW_SPIN_LOST_REST_NS, memory_order_relaxed);
   }
   return got;
 }

@@ -14,6 +14,7 @@
 #ifndef VW_FRAME_H
 #define VW_FRAME_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -44,8 +45,7 @@ typedef struct {
   bool spins;         /* vw_reader_recv looks some times before it waits; see vw_reader_spin */
   uint32_t rest;      /* waits until it looks again */
   uint32_t pause;     /* how long the last rest was, in waits */
-  uint64_t lost;      /* until when it rests since it had lost the CPU */
-  uint32_t turns;     /* how often somebody else was let go first on this CPU since a look that found a frame without */
+  _Atomic uint32_t turns; /* of somebody else on this CPU, since a look that found a frame without; who sends counts, too */
 } vw_reader;
 
 typedef struct {
@@ -82,15 +82,19 @@ int vw_reader_recv(vw_reader *reader, int fd, uint64_t deadline, vw_frame *frame
  * looking in vain it rests for 1, 2, 4, … VW_SPIN_REST waits, and starts anew when it was right once. A wait of twice
  * as long shows that the peer was only slow, which it need not stay: then at most VW_SPIN_SLOW waits of rest are left.
  * Where it has lost the CPU for VW_SPIN_LOST_NS, others want that, and would get it again each time that we yield,
- * while who sleeps goes first when it is woken: it rests for VW_SPIN_LOST_REST_NS. On a machine with one CPU it never
- * looks. */
+ * while who sleeps goes first when it is woken: no reader of this process looks for VW_SPIN_LOST_REST_NS. On a
+ * machine with one CPU it never looks. */
 #define VW_SPIN_NS UINT64_C(100000)
 #define VW_SPIN_REST 32u
 #define VW_SPIN_SLOW 8u
 #define VW_SPIN_LOST_NS UINT64_C(1000000)
 #define VW_SPIN_LOST_REST_NS UINT64_C(50000000)
 #define VW_SPIN_TURN_NS UINT64_C(4000) /* more than a yield or a send takes of which nobody makes use */
+extern _Atomic uint64_t vw_spin_lost; /* until when, CLOCK_MONOTONIC */
 void vw_reader_spin(vw_reader *reader);
+
+/* A send on this reader's socket took so long: with more than VW_SPIN_TURN_NS somebody else had a turn meanwhile. By the
+ * thread that sends, which may be another than the one that receives. */
 void vw_reader_sent(vw_reader *reader, uint64_t ns);
 
 int vw_writer_init(vw_writer *writer);

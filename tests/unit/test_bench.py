@@ -49,6 +49,23 @@ def test_one_benchmark_s_failure_is_told_and_is_the_program_s(monkeypatch, capsy
     assert "map.tensor failed: Traceback" in told.err
 
 
+def test_earlier_figures_stay_until_there_are_new_ones(monkeypatch, tmp_path):
+    def interrupted(quick):
+        raise KeyboardInterrupt
+
+    result = Result("what", "µs", 2.0, 3.0, "reference", 1.0, Target("ratio", 3.0, 2.0))
+    file = tmp_path / "figures.json"
+    monkeypatch.setattr(bench, "KEYS", {"map.tensor": lambda quick: result})
+    assert bench.main(["--json", str(file)]) == 0
+    before = file.read_text()
+    monkeypatch.setattr(bench, "KEYS", {"map.arrow": interrupted})
+    assert bench.main(["--json", str(file)]) == 130
+    assert file.read_text() == before
+    monkeypatch.setattr(bench, "KEYS", {"map.arrow": lambda quick: result})
+    assert bench.main(["--json", str(file)]) == 0
+    assert json.loads(file.read_text())["results"].keys() == {"map.arrow"}
+
+
 @pytest.mark.parametrize(("samples", "worst"), [({1: [1.0], 2: [3.0], 4: [2.0]}, 3.0), ({1: [5.0], 2: [3.0]}, 3.0)])
 def test_the_worst_size_is_compared_with_the_first(samples, worst):
     result = scale._worst("what", samples, "the first", Target("ratio", 1.5, 1.1), {})

@@ -57,7 +57,7 @@ LONG = {"scale.workers256"}
     "--json",
     "json_file",
     metavar="FILE",
-    type=click.File("w", encoding="utf-8", lazy=False),
+    type=click.File("a", encoding="utf-8", lazy=False),  # what is there stays until there is something to replace it
     help="Also write the figures as JSON; - for standard output.",
 )
 @click.option(
@@ -81,6 +81,7 @@ def bench(quick: bool, only: str | None, long_too: bool, json_file: IO[str] | No
             Path(plot).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise click.BadParameter(f"{error.strerror}: {plot}", param_hint="--plot") from error
+    to_file = getattr(json_file, "name", "<stdout>") != "<stdout>"
     about = machine.describe()
     console = Console(stderr=True)
     results: dict[str, Result] = {}
@@ -109,8 +110,10 @@ def bench(quick: bool, only: str | None, long_too: bool, json_file: IO[str] | No
             },
             indent=2, ensure_ascii=False,
         )  # fmt: skip
+        if to_file and json_file.seekable():
+            json_file.truncate(0)
         json_file.write(data + "\n")
-    if not json_file or getattr(json_file, "name", "<stdout>") != "<stdout>":
+    if not json_file or to_file:
         show(results, skipped, about, quick)
     if plot is not None:
         for file in _plotting().draw(results, about, Path(plot)):

@@ -53,7 +53,8 @@ class Flight:
     def learn(self, op_type: str, took: int) -> None:
         """A job took so many ns: a quarter of what is expected of the next.
 
-        By its worker's word. With a lie it can keep jobs waiting for ``patience``, or have them not given ahead.
+        By its worker's word, unless it takes ``patience``. With a lie it can have jobs not given ahead, or given to
+        it although others are idle, and keep each waiting for as long.
         """
         took = min(took, _LONG)
         self._expected[op_type] = (3 * self._expected.get(op_type, took) + took) // 4
@@ -163,6 +164,8 @@ class Flight:
                     link.guarded = True
                     self._crew.loop.call_later(self.patience, self._look, link)
                 return
+            assert link.task is not None
+            self.learn(link.task.work.op_type, monotonic_ns() - link.task.begun)
             taken = [task for task in link.ahead if not task.job.done()]
             link.ahead = deque(map(_vacated, link.ahead))
             link.load = sum(task.expected for task in link.ahead)

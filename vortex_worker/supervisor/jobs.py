@@ -317,7 +317,7 @@ class Jobs:
                     raise
             if isinstance(error, DeadlineExceeded) and 0 < task.deadline <= monotonic_ns():
                 error = exceeded(task)  # the worker knows less of it
-            if error is None and self._scheduler.waiting:
+            if error is None and (self._scheduler.waiting or link.ahead):
                 self.flight.learn(task.work.op_type, sum(message.timings))
             if not link.ahead:
                 link.task = None

@@ -180,7 +180,7 @@ class WorkerLink:
             OSError: the worker is gone, or not reading.
         """
         with self._send_lock:
-            unsent = self.unsent  # another takes its place when the worker is dead
+            unsent, sent = self.unsent, False  # another takes its place when the worker is dead
             if unsent and unsent[0] is struck:
                 unsent.popleft()
             while unsent:
@@ -211,7 +211,8 @@ class WorkerLink:
                     assert not isinstance(task, int)
                     return task, ValueError(f"{error}; give large data as tensors")
                 unsent.popleft()
-            if self.socket.crowded(self._turns):
+                sent = True
+            if sent and self.socket.crowded(self._turns) and not self.dying:
                 self._part()
             return None
 

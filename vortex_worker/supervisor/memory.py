@@ -128,7 +128,7 @@ class Memory:
             ) from None
         start = self.arena.data_offset
         self._client = LeaseAllocator(start, client_size)
-        self._nothing = start, object()  # where no bytes are
+        self._nothing = start + size - ALIGN, object()  # where no bytes are: behind all others
         self._leases = [Lease(i, start + client_size + i * lease_size, lease_size) for i in range(leases)]
         self._lock = threading.Lock()
 

@@ -186,14 +186,18 @@ class WorkerProcess:
             return False
         try:
             allowed = os.sched_getaffinity(self.pid)
-            if others := allowed - {cpu}:
-                try:
-                    os.sched_setaffinity(self.pid, others)
-                finally:
-                    os.sched_setaffinity(self.pid, allowed)
+            if not (others := allowed - {cpu}):
+                return False
+            try:
+                os.sched_setaffinity(self.pid, others)
+            finally:
+                os.sched_setaffinity(self.pid, allowed)
+            if (now := self._stat()) and now[17] != fields[17]:  # num_threads: a new one is where its maker may be
+                for thread in os.listdir(f"/proc/{self.pid}/task"):
+                    os.sched_setaffinity(int(thread), allowed)
         except OSError:  # it is gone, or another user's
             return False
-        return bool(others)
+        return True
 
     def _stat(self) -> list[bytes]:
         """Fields of ``/proc/<pid>/stat`` from the state on; none once it is gone."""

@@ -80,11 +80,13 @@ class Scheduler:
             if worker.free and (task := self.take(worker, anywhere=worker.active)):
                 return worker, task
             self._look.popleft()
-            if worker.idle and worker not in self._resting:
+            if not worker.idle:
+                self._busy[worker] = None
+                continue
+            self._busy.pop(worker, None)
+            if worker not in self._resting:
                 self._resting.add(worker)
                 heapq.heappush(self._idle, (worker.index, worker))
-            else:
-                self._busy[worker] = None
         while self._idle and self._anywhere and self._tidy(self._anywhere):
             while self._busy and self._enough(len(self._busy), self._anywhere[0][2]):
                 if pair := self._share():

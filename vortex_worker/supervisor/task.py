@@ -58,7 +58,7 @@ class Work:
     def input_covering(self, offset: int) -> str:
         """The input port whose tensor covers ``offset`` of the arena, or ""."""
         for port, value in self.inputs.items():
-            if any(h.offset <= offset < h.offset + max(h.nbytes, 1) for h in _handles(value)):
+            if any(h.offset <= offset < h.offset + h.nbytes for h in _handles(value)):
                 return port
         return ""
 
