@@ -4,11 +4,13 @@ import collections
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 from conftest import SETTINGS, gone, started, until
 
 import vortex_worker as vw
+from vortex_worker import bench
 from vortex_worker.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -430,3 +432,15 @@ def test_one_that_answers_for_the_next_one_as_well_is_believed_once(one):
     assert isinstance(behind.exception(60), DeadlineExceeded)  # it sleeps
     assert one.run("Identity", {"tensor": 5})["tensor"] == 5
     assert ends == [liar, victim, behind]
+
+
+def test_jobs_that_were_quick_once_and_are_slow_now_go_to_all_workers():
+    """What a kind of job takes depends on what it is given: who has learned that it is quick has to learn anew."""
+    with vw.Fabric(4, **SETTINGS | {"custom_nodes": Path(bench.__file__).parent / "nodes"}) as fabric:
+        fabric.wait_ready(60)
+        for job in [fabric.submit("BenchBusy", params={"us": 1.0}) for _ in range(300)]:
+            job.result(60)
+        slow = [fabric.submit("BenchBusy", params={"us": 9000.0}) for _ in range(80)]
+        for job in slow:
+            job.result(60)
+        assert len({job.worker for job in slow[-20:]}) == 4

@@ -200,6 +200,23 @@ def test_an_idle_worker_is_left_alone_while_those_at_work_are_enough_and_have_ro
     assert given[6:] == [2, 3, 2] or given[6:] == [2, 3, 3]
 
 
+def test_a_worker_that_has_become_idle_is_not_one_of_those_at_work():
+    counts = []
+    scheduler = Scheduler(lambda worker, task: False, lambda busy, task: counts.append(busy))
+    workers = [Worker(n) for n in range(3)]
+    for worker in workers:
+        worker.busy = True
+        scheduler.free(worker)
+    assert scheduler.pair() is None
+    for worker in workers[:2]:
+        worker.busy = False
+        scheduler.free(worker)
+    assert scheduler.pair() is None
+    scheduler.add(task(1))
+    assert scheduler.pair()[0] is workers[0]
+    assert counts == [1]
+
+
 def test_nothing_that_waits_for_another_worker_is_given_to_one_that_has_room():
     scheduler, here, there = Scheduler(lambda worker, task: True), Worker(0), Worker(1)
     here.busy = there.busy = True

@@ -53,3 +53,9 @@ def test_the_owner_is_an_input_that_holds_all_of_it(spans, asked):
         assert not holders
     else:
         assert owner in holders if touched else owner is None
+
+
+def test_a_fault_is_never_in_an_input_without_bytes():
+    inputs = Work("Op", {"mask": handle(1, 0), "image": handle(1, 2)}, {})
+    assert inputs.input_covering(64) == "image"
+    assert inputs.input_covering(3 * 64) == ""
