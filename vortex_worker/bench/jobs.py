@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vortex_worker.bench.measure import Result, Skipped, Target, each, median, p99
+from vortex_worker.bench.measure import Result, Skipped, Target, each, median, p99, settle
 
 if TYPE_CHECKING:
     from vortex_worker.supervisor.job import Job
@@ -60,6 +60,7 @@ def job_roundtrip(quick: bool) -> Result:
     with Fabric(1) as fabric:
         tensor = fabric.tensor(torch.arange(1024.0))
         assert torch.equal(_identity(fabric, tensor), tensor)
+        settle()
         before = pingpong(count)
         samples = each(lambda: _identity(fabric, tensor), count)
         after = pingpong(count)
@@ -89,6 +90,8 @@ def job_batch(quick: bool) -> Result:
 
     with Fabric(1) as fabric:
         call = ("Identity", {"tensor": fabric.tensor(torch.arange(1024.0))})
+        fabric.run(*call)
+        settle()
         for turn in range(1 + rounds):
             alone = each(lambda: fabric.run(*call), jobs)
             at_once = timed(lambda: fabric.submit_many([call] * jobs))
@@ -119,9 +122,8 @@ def job_tensor64m(quick: bool) -> Result:
         assert out.numel() * out.element_size() == 64 << 20
         large_samples: list[float] = []
         small_samples: list[float] = []
-        for _ in range(
-            rounds
-        ):  # by turns: whether both sides share a CPU, which doubles the time, changes within these
+        settle()
+        for _ in range(rounds):  # by turns: whether both sides share a CPU changes meanwhile
             for tensor, into in ((large, large_samples), (small, small_samples)):
                 begun = time.perf_counter()
                 _identity(fabric, tensor)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vortex_worker.bench.bare import answering, ask
-from vortex_worker.bench.measure import Result, Skipped, Target, median, p99
+from vortex_worker.bench.measure import Result, Skipped, Target, median, p99, settle
 
 _NODES = Path(__file__).parent / "nodes"
 _MIB, _GIB = 1 << 20, 1 << 30
@@ -49,6 +49,7 @@ def _over_workers(counts: Sequence[int], rounds: int, jobs: int) -> Result:
             fabrics[count] = stack.enter_context(Fabric(count, start_timeout=300, **_SMALL))
             _wait_ready(fabrics[count], count)
             beside[f"{count} workers ready, s"] = time.perf_counter() - begun
+        settle()
         for _ in range(rounds):
             for count, fabric in fabrics.items():
                 for turn in range(2):
@@ -97,6 +98,7 @@ def scale_clients(quick: bool) -> Result:
         answering(counts[-1]) as peers,
     ):  # a CPU for the clients
         fabric.wait_ready(120)
+        settle()
 
         def run(client: int, job: int) -> None:
             assert fabric.run("Identity", {"tensor": [client, job]}) == {"tensor": [client, job]}
@@ -157,6 +159,7 @@ def scale_length(quick: bool) -> Result:
     bare: dict[int, list[float]] = {length: [] for length in lengths}
     with Fabric(1, custom_nodes=_NODES, **_SMALL) as fabric, answering(1) as (peer,):
         fabric.wait_ready(120)
+        settle()
         for turn in range(1 if quick else 3):
             for length, count in lengths.items():
                 for _ in range(count + (turn == 0)):
@@ -189,6 +192,7 @@ def scale_tensors(quick: bool) -> Result:
     made: dict[int, list[float]] = {size: [] for size in sizes}
     with Fabric(1, custom_nodes=_NODES, standby=0, client_size=6 * _GIB, lease_size=5 * _GIB) as fabric:
         fabric.wait_ready(120)
+        settle()
         tensors = {size: fabric.empty((size,), torch.uint8) for size in sizes}
         for turn in range(1 + (3 if quick else 10)):
             for size, tensor in tensors.items():
@@ -226,6 +230,7 @@ def scale_handles(quick: bool) -> Result:
         fabrics = [
             stack.enter_context(Fabric(1, custom_nodes=_NODES, **_SMALL)).wait_ready(120) for _ in range(2)
         ]  # fmt: skip
+        settle()
 
         def make(fabric: Any) -> Any:
             return fabric.run("BenchMake", params={"nbytes": 64})["tensor"]
@@ -267,6 +272,7 @@ def scale_graph(quick: bool) -> Result:
     results: dict[str, dict[int, list[float]]] = {}
     with Fabric(2, **_SMALL) as fabric:
         fabric.wait_ready(120)
+        settle()
         for shape, source in _SHAPES.items():
             samples: dict[int, list[float]] = {few: [], many: []}
             results[shape] = samples
