@@ -45,7 +45,7 @@ typedef struct {
   bool spins;         /* vw_reader_recv looks some times before it waits; see vw_reader_spin */
   uint32_t rest;      /* waits until it looks again */
   uint32_t pause;     /* how long the last rest was, in waits */
-  _Atomic uint32_t turns; /* of somebody else on this CPU, since a look that found a frame without; who sends counts, too */
+  _Atomic uint32_t turns; /* of somebody else on this CPU, while we looked or sent, since a look found a frame without */
 } vw_reader;
 
 typedef struct {

@@ -400,6 +400,12 @@ static void start_looking(vw_reader *reader, int pair[2]) {
   reader->spins = true; /* also where there is one CPU */
 }
 
+static void stop_looking(vw_reader *reader, const int pair[2]) {
+  vw_reader_free(reader);
+  close(pair[0]);
+  close(pair[1]);
+}
+
 static void test_looking_gives_up_and_comes_back(void) {
   int pair[2];
   vw_reader reader;
@@ -419,9 +425,7 @@ static void test_looking_gives_up_and_comes_back(void) {
   CHECK_EQUAL(vw_reader_recv(&reader, pair[0], VW_FOREVER, &frame), 1);
   CHECK(frame.size == 1 && *frame.body == 'y');
   CHECK_EQUAL(reader.pause, 0); /* it paid */
-  vw_reader_free(&reader);
-  close(pair[0]);
-  close(pair[1]);
+  stop_looking(&reader, pair);
 }
 
 /* Long waits say nothing against looking: a peer that was slow may be quick from now on. */
@@ -433,9 +437,7 @@ static void test_a_slow_peer_is_looked_for_again(void) {
   reader.rest = reader.pause = VW_SPIN_REST; /* as after many answers that came just after it had looked */
   CHECK_EQUAL(vw_reader_recv(&reader, pair[0], vw_monotonic_ns() + 3 * VW_SPIN_NS, &frame), -ETIMEDOUT);
   CHECK(reader.rest <= VW_SPIN_SLOW && reader.pause <= VW_SPIN_SLOW);
-  vw_reader_free(&reader);
-  close(pair[0]);
-  close(pair[1]);
+  stop_looking(&reader, pair);
 }
 
 static void test_who_has_lost_the_cpu_rests(void) {
@@ -449,9 +451,7 @@ static void test_who_has_lost_the_cpu_rests(void) {
   vw_spin_lost = 0;
   CHECK_EQUAL(vw_reader_recv(&reader, pair[0], vw_monotonic_ns() + 2 * VW_SPIN_NS, &frame), -ETIMEDOUT);
   CHECK(reader.pause > 0 || vw_spin_lost > vw_monotonic_ns()); /* it did, and may have lost it again */
-  vw_reader_free(&reader);
-  close(pair[0]);
-  close(pair[1]);
+  stop_looking(&reader, pair);
 }
 
 /* A peer that may only be where we are can answer only because we let it go first. */
@@ -491,9 +491,7 @@ static void test_turns_on_one_cpu_are_counted(void) {
   CHECK(sched_setaffinity(0, sizeof allowed, &allowed) == 0);
   vw_reader_sent(&reader, VW_SPIN_TURN_NS);
   CHECK_EQUAL(reader.turns, most); /* that was no turn */
-  vw_reader_free(&reader);
-  close(pair[0]);
-  close(pair[1]);
+  stop_looking(&reader, pair);
 }
 
 int main(void) {

@@ -149,6 +149,18 @@ def test_a_worker_that_stands_by_is_given_only_what_belongs_to_it():
     assert scheduler.pair() is None
 
 
+def give_all(scheduler, ahead):
+    """Who is given what, in order; what a busy worker gets is put ``ahead`` of it."""
+    given = []
+    while pair := scheduler.pair():
+        worker, job = pair
+        if worker.busy:
+            ahead[worker].append(job)
+        worker.busy = True
+        given.append(pair)
+    return given
+
+
 def test_busy_workers_that_have_room_get_what_waits_in_turn_once_none_is_idle():
     ahead = {}
     scheduler = Scheduler(lambda worker, task: worker.busy and len(ahead[worker]) < 2)
@@ -159,13 +171,7 @@ def test_busy_workers_that_have_room_get_what_waits_in_turn_once_none_is_idle():
     tasks = [task(n) for n in range(7)]
     for each in tasks:
         scheduler.add(each)
-    given = []
-    while pair := scheduler.pair():
-        worker, job = pair
-        if worker.busy:
-            ahead[worker].append(job)
-        worker.busy = True
-        given.append(pair)
+    given = give_all(scheduler, ahead)
     first, second = workers
     assert given[:2] == [(first, tasks[0]), (second, tasks[1])]
     assert [job for _, job in given] == tasks[:6]
@@ -188,13 +194,7 @@ def test_an_idle_worker_is_left_alone_while_those_at_work_are_enough_and_have_ro
     assert scheduler.pair() is None
     for number in range(9):
         scheduler.add(task(number))
-    given = []
-    while pair := scheduler.pair():
-        worker, job = pair
-        if worker.busy:
-            ahead[worker].append(job)
-        worker.busy = True
-        given.append(worker.index)
+    given = [worker.index for worker, _ in give_all(scheduler, ahead)]
     assert given[:2] == [0, 1]
     assert sorted(given[:6]) == [0, 0, 0, 1, 1, 1]  # until they have no room
     assert given[6:] == [2, 3, 2] or given[6:] == [2, 3, 3]

@@ -144,8 +144,8 @@ cdef class FrameSocket:
         vw_reader_spin(&self.reader)
 
     def crowded(self, uint32_t turns):
-        """Whether the last so many frames that ``recv`` looked for came when it let somebody else on this CPU go first:
-        most likely who sent them. Counts anew when it says so."""
+        """Whether ``recv`` and ``send`` have let somebody else on this CPU go first so often, and no frame that ``recv`` looked
+        for has come without: most likely that is the peer. Counts anew when it says so."""
         if self.reader.turns < turns:
             return False
         self.reader.turns = 0

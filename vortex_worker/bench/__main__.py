@@ -100,6 +100,8 @@ def bench(quick: bool, only: str | None, long_too: bool, json_file: IO[str] | No
                 skipped[key] = str(why)
             except Exception as error:  # the minutes that the others took are not lost with it
                 failed[key] = "".join(traceback.format_exception(error))
+            finally:
+                gc.unfreeze()
             progress.remove_task(task)
     if json_file:
         data = json.dumps(
